@@ -1,0 +1,41 @@
+# Every target sets up .venv from nothing; what is already done is not done again.
+#
+#   make demo     train the handwritten digits         make test     the whole suite (FAST=1: without the slow tests)
+#   make check    ruff, mypy --strict, import-linter   make test-gpu the tests that need a CUDA device
+#   make bench    the overhead table of the README     make setup    .venv alone
+
+PYTHON ?= python3
+BIN := .venv/bin
+FAST ?=
+PYTEST_ARGS ?=
+
+export HF_HUB_OFFLINE := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: setup demo test check test-gpu bench
+.DELETE_ON_ERROR:
+
+setup: .venv/stamp
+
+.venv/stamp: pyproject.toml .ci/constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -c .ci/constraints.txt -e ".[dev]"
+	touch $@
+
+demo: setup
+	$(BIN)/python examples/digits.py
+
+test: setup
+	$(BIN)/python -m pytest $(if $(FAST),-m "not slow") $(PYTEST_ARGS)
+
+test-gpu: setup
+	$(BIN)/python -m pytest -m gpu $(PYTEST_ARGS)
+
+bench: setup
+	$(BIN)/python tests/benchmarks/step_overhead.py
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports

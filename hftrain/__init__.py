@@ -1,0 +1,85 @@
+"""Train PyTorch models: a TaskModule says what is computed, a Trainer does the rest.
+
+Every public name is imported from its module when it is first asked for (PEP 562), so that ``import hftrain`` loads
+neither torch nor Lightning. Editors and type checkers read the same names under ``TYPE_CHECKING``; a test compares both.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from hftrain._version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from hftrain.args.seq2seq import Seq2SeqTrainingArguments as Seq2SeqTrainingArguments
+    from hftrain.args.training import TrainingArguments as TrainingArguments
+    from hftrain.callbacks.flow import DefaultFlowCallback as DefaultFlowCallback
+    from hftrain.callbacks.progress import PrinterCallback as PrinterCallback
+    from hftrain.callbacks.progress import ProgressCallback as ProgressCallback
+    from hftrain.callbacks.stopping import EarlyStoppingCallback as EarlyStoppingCallback
+    from hftrain.core.data import DataModule as DataModule
+    from hftrain.core.task import TaskModule as TaskModule
+    from hftrain.data.collators import default_data_collator as default_data_collator
+    from hftrain.errors import HftrainError as HftrainError
+    from hftrain.errors import TrainingInterrupted as TrainingInterrupted
+    from hftrain.hardware.seeding import enable_full_determinism as enable_full_determinism
+    from hftrain.hardware.seeding import set_seed as set_seed
+    from hftrain.optim.adafactor import Adafactor as Adafactor
+    from hftrain.optim.schedulers import get_scheduler as get_scheduler
+    from hftrain.trainer.trainer import Trainer as Trainer
+    from hftrain.types.callback import TrainerCallback as TrainerCallback
+    from hftrain.types.choices import IntervalStrategy as IntervalStrategy
+    from hftrain.types.choices import OptimizerNames as OptimizerNames
+    from hftrain.types.choices import SaveStrategy as SaveStrategy
+    from hftrain.types.choices import SchedulerType as SchedulerType
+    from hftrain.types.control import TrainerControl as TrainerControl
+    from hftrain.types.outputs import EvalLoopOutput as EvalLoopOutput
+    from hftrain.types.outputs import EvalPrediction as EvalPrediction
+    from hftrain.types.outputs import PredictionOutput as PredictionOutput
+    from hftrain.types.outputs import TrainOutput as TrainOutput
+    from hftrain.types.state import TrainerState as TrainerState
+
+_HOME = {
+    "Adafactor": "hftrain.optim.adafactor",
+    "DataModule": "hftrain.core.data",
+    "DefaultFlowCallback": "hftrain.callbacks.flow",
+    "EarlyStoppingCallback": "hftrain.callbacks.stopping",
+    "EvalLoopOutput": "hftrain.types.outputs",
+    "EvalPrediction": "hftrain.types.outputs",
+    "HftrainError": "hftrain.errors",
+    "IntervalStrategy": "hftrain.types.choices",
+    "OptimizerNames": "hftrain.types.choices",
+    "PredictionOutput": "hftrain.types.outputs",
+    "PrinterCallback": "hftrain.callbacks.progress",
+    "ProgressCallback": "hftrain.callbacks.progress",
+    "SaveStrategy": "hftrain.types.choices",
+    "SchedulerType": "hftrain.types.choices",
+    "Seq2SeqTrainingArguments": "hftrain.args.seq2seq",
+    "TaskModule": "hftrain.core.task",
+    "TrainOutput": "hftrain.types.outputs",
+    "Trainer": "hftrain.trainer.trainer",
+    "TrainerCallback": "hftrain.types.callback",
+    "TrainerControl": "hftrain.types.control",
+    "TrainerState": "hftrain.types.state",
+    "TrainingArguments": "hftrain.args.training",
+    "TrainingInterrupted": "hftrain.errors",
+    "default_data_collator": "hftrain.data.collators",
+    "enable_full_determinism": "hftrain.hardware.seeding",
+    "get_scheduler": "hftrain.optim.schedulers",
+    "set_seed": "hftrain.hardware.seeding",
+}
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Import a public name from its module, once: afterwards it is an ordinary attribute."""
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME})

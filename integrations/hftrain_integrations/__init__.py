@@ -1,0 +1,1 @@
+"""Trackers that ship with hftrain, one module each, found through entry points."""
