@@ -1,7 +1,8 @@
 """Train PyTorch models: a TaskModule says what is computed, a Trainer does the rest.
 
 Every public name is imported from its module when it is first asked for (PEP 562), so that ``import hftrain`` loads
-neither torch nor Lightning. Editors and type checkers read the same names under ``TYPE_CHECKING``; a test compares both.
+neither torch nor Lightning. Editors and type checkers read the same names under ``TYPE_CHECKING``; a test compares the
+two lists.
 """
 
 from __future__ import annotations
