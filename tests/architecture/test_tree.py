@@ -10,21 +10,18 @@ ROOT = Path(__file__).parents[2]
 
 # A clone must work on any machine: no registry's host or option, no path of the machine it was written on.
 # Written in halves, so that this file does not find itself.
-OF_ONE_MACHINE = re.compile(
-    "|".join(
-        [
-            r"pypi\.o" "rg",
-            r"pythonho" r"sted\.org",
-            "--(extra-)?index-url",
-            "find-links",
-            r"/wo" "rk/",
-            "/tmp/refvenv",
-            "/tmp/plan",
-            r"/ro" r"ot/",
-            "/opt/",
-        ]
-    )
-)
+HALVES = [
+    ("pypi", r"\.org"),
+    ("python", "hosted"),
+    ("index", "-url"),
+    ("find", "-links"),
+    ("/work", "/"),
+    ("/root", "/"),
+    ("/opt", "/"),
+    ("ref", "venv"),
+    ("/tmp", "/plan"),
+]
+OF_ONE_MACHINE = re.compile("|".join(first + second for first, second in HALVES))
 
 
 def tracked_files() -> list[Path]:
