@@ -1,0 +1,1 @@
+"""The vocabulary that every layer shares; importing it loads neither torch nor numpy."""
