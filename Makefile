@@ -7,6 +7,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 FAST ?=
+GPU_PYTHON ?=
 PYTEST_ARGS ?=
 
 export HF_HUB_OFFLINE := 1
@@ -26,10 +27,11 @@ demo: setup
 	$(BIN)/python examples/digits.py
 
 test: setup
-	$(BIN)/python -m pytest $(if $(FAST),-m "not slow") $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --timeout 300 $(if $(FAST),-m "not slow") $(PYTEST_ARGS)
 
-test-gpu: setup
-	$(BIN)/python -m pytest -m gpu $(PYTEST_ARGS)
+# GPU_PYTHON=python3 runs them with an interpreter that has torch and Lightning already, and sets nothing up.
+test-gpu: $(if $(GPU_PYTHON),,setup)
+	PYTHONPATH=. $(or $(GPU_PYTHON),$(BIN)/python) -m pytest -m gpu $(PYTEST_ARGS)
 
 bench: setup
 	$(BIN)/python tests/benchmarks/step_overhead.py
