@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from hftrain.types.control import TrainerControl
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def without_keywords(method: _Method) -> _Method:
+    """Mark a callback's method as one that reads no keyword argument: it is then called without any.
+
+    Building them takes longer than what such a method does; it matters only in the events of a step.
+    """
+    method.reads_keywords = False  # type: ignore[attr-defined]
+    return method
 
 
 class TrainerCallback:
@@ -82,7 +94,7 @@ class TrainerCallback:
         """A checkpoint was written."""
 
     def on_log(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> TrainerControl | None:
-        """A row is logged. Also brings ``logs``: the row, which is also the last of ``state.log_history``."""
+        """A row is logged. Also brings ``logs``: the row; with its step it is the last of ``state.log_history``."""
 
     def on_prediction_step(
         self, args: Any, state: Any, control: TrainerControl, **kwargs: Any
