@@ -1,0 +1,170 @@
+"""The epochs the loop reads: any loader, from any position."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from torch.utils.data import BatchSampler, IterableDataset
+
+from hftrain.data.dealing import length_of
+from hftrain.data.iterables import FillerBatch, FillerCollate, IterableShard, start_epoch
+from hftrain.data.samplers import DealtSampler, EpochBatchSampler, EvalBatchSampler
+from hftrain.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+LONG_SKIP_S = 1.0
+
+Dealer = EpochBatchSampler | EvalBatchSampler | DealtSampler | IterableShard
+
+
+def dealer_of(loader: object) -> Dealer | None:
+    """Return what of ours deals a loader's samples; None for a loader that somebody else made."""
+    for name in ("batch_sampler", "sampler", "dataset"):
+        part = getattr(loader, name, None)
+        if isinstance(part, (EpochBatchSampler, EvalBatchSampler, DealtSampler, IterableShard)):
+            return part
+    return None
+
+
+class EpochLoader:
+    """Batches of one epoch after the other, from any position, out of any loader.
+
+    Args:
+        loader: a DataLoader, or any iterable of batches.
+        seed: for the ``generator`` of an iterable data set in a loader that a user made.
+
+    Attributes:
+        num_batches: of a whole epoch on this rank; None when the loader has no length.
+        num_samples: of a whole epoch over all ranks; None when unknown.
+        global_batch_size: samples that all ranks together take per batch; None when unknown.
+        exact_length: whether ``num_batches`` can be relied on: the sampler is ours.
+    """
+
+    def __init__(self, loader: Iterable[Any], *, seed: int = 0) -> None:
+        self.loader = loader
+        self.seed = seed
+        self._dealer = dealer_of(loader)
+        self.num_batches = length_of(loader)
+        self.num_samples = _num_samples(loader, self._dealer)
+        self.global_batch_size = _global_batch_size(loader, self._dealer)
+        self.exact_length = isinstance(self._dealer, EpochBatchSampler)
+        self._fillers: set[int] = set()
+
+    def open(self, epoch: int, *, samples_done: int = 0, batches_done: int = 0) -> Iterator[Any]:
+        """Start ``epoch`` behind what was consumed already; return the iterator over the remaining batches.
+
+        Tells loader, samplers and data set the epoch. Our samplers look up the position
+        (``samples_done``, over all ranks) and load nothing; other loaders load and drop ``batches_done``
+        batches of this rank before this returns, and the log says how long that took.
+
+        Draws from torch's default generator what torch's DataLoader draws, once per epoch. So restore
+        random states after this call; only a loader whose order comes from the default generator needs
+        the state of the epoch's start before it.
+
+        Raises:
+            DataError: there are fewer batches than were done, or an epoch without length has none at all.
+        """
+        self._fillers.clear()
+        to_drop = self._set_position(epoch, samples_done, batches_done)
+        iterator = iter(self.loader)
+        if (samples_done or batches_done) and isinstance(self._dealer, DealtSampler):
+            self._dealer.start()
+        if to_drop:
+            _drop_batches(iterator, to_drop)
+        if isinstance(getattr(self.loader, "collate_fn", None), FillerCollate):
+            iterator = self._unmarked(iterator)
+        if self.num_batches is None and not (samples_done or batches_done):
+            iterator = _not_empty(iterator)
+        return iterator
+
+    def num_real(self, index: int) -> int | None:
+        """Return how many samples of batch ``index`` of the open epoch count; None means all. 0 is a filler's."""
+        if isinstance(self._dealer, (EvalBatchSampler, DealtSampler)):
+            return self._dealer.num_real(index)
+        return 0 if index in self._fillers else None
+
+    def _set_position(self, epoch: int, samples_done: int, batches_done: int) -> int:
+        """Set what can be set, and return how many batches are left to drop."""
+        dealer, dataset = self._dealer, getattr(self.loader, "dataset", None)
+        num_workers: int = getattr(self.loader, "num_workers", 0)
+        if isinstance(dataset, IterableDataset) and dataset is not dealer:
+            start_epoch(dataset, epoch=epoch, seed=self.seed)
+        for part in _parts_with_epoch(self.loader):
+            part.set_epoch(epoch)
+        if dealer is None or isinstance(dealer, EvalBatchSampler):
+            return batches_done
+        if isinstance(dealer, IterableShard) and num_workers > 0:
+            dealer.set_position(epoch)
+            return batches_done or samples_done // (dealer.global_batch_size or 1)
+        by_batch = dealer.global_batch_size is None
+        dealer.set_position(epoch, batches_done * dealer.round_size if by_batch else samples_done)
+        return 0
+
+    def _unmarked(self, iterator: Iterator[Any]) -> Iterator[Any]:
+        for index, batch in enumerate(iterator):
+            if isinstance(batch, FillerBatch):
+                self._fillers.add(index)
+                yield batch.batch
+            else:
+                yield batch
+
+
+def _num_samples(loader: object, dealer: Dealer | None) -> int | None:
+    return dealer.num_samples if dealer is not None else length_of(getattr(loader, "dataset", None))
+
+
+def _global_batch_size(loader: object, dealer: Dealer | None) -> int | None:
+    if dealer is not None:
+        return dealer.global_batch_size
+    batch_size = getattr(loader, "batch_size", None)
+    num_ranks = getattr(getattr(loader, "sampler", None), "num_replicas", 1)
+    return batch_size * num_ranks if isinstance(batch_size, int) else None
+
+
+def _parts_with_epoch(loader: object) -> list[Any]:
+    """Return loader, samplers and data set as far as they want to know the epoch, each once."""
+    batch_sampler, sampler = getattr(loader, "batch_sampler", None), getattr(loader, "sampler", None)
+    inner = batch_sampler.sampler if isinstance(batch_sampler, BatchSampler) else None
+    dataset = getattr(loader, "dataset", None)
+    if isinstance(dataset, IterableDataset):
+        dataset = None  # told by `start_epoch`
+    candidates = {id(part): part for part in (loader, batch_sampler, sampler, inner, dataset)}
+    return [part for part in candidates.values() if callable(getattr(part, "set_epoch", None))]
+
+
+def _drop_batches(iterator: Iterator[Any], num_batches: int) -> None:
+    """Load and drop batches, and log what that took."""
+    begin = time.monotonic()
+    for dropped in range(num_batches):
+        if next(iterator, _END) is _END:
+            raise DataError(
+                f"The position to go on from is behind {num_batches} batches, and the loader gives {dropped}. "
+                f"Give the data of the run that was interrupted, or set ignore_data_skip=True."
+            )
+    seconds = time.monotonic() - begin
+    level = logging.WARNING if seconds > LONG_SKIP_S else logging.INFO
+    logger.log(
+        level,
+        "Loaded and dropped %d batches in %.1f s to go on where the run was: this loader cannot start in the middle. "
+        "A map-style data set without a loader of its own can.",
+        num_batches,
+        seconds,
+    )
+
+
+def _not_empty(iterator: Iterator[Any]) -> Iterator[Any]:
+    """Pass on an epoch whose length is not known, and refuse one that ends at once."""
+    first = next(iterator, _END)
+    if first is _END:
+        raise DataError(
+            "The loader gave no batch in a whole epoch: its data set is empty, or used up if it was a generator."
+        )
+    yield first
+    yield from iterator
+
+
+_END = object()

@@ -1,0 +1,121 @@
+"""Iterable data sets: epochs, positions, and this rank's part of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import IterableDataset
+
+from hftrain.data.dealing import Deal, Tail, length_of
+
+
+def start_epoch(dataset: Any, *, epoch: int, seed: int) -> None:
+    """Tell an iterable data set its epoch: ``set_epoch(epoch)``, else its ``generator`` is seeded with seed + epoch."""
+    if callable(set_epoch := getattr(dataset, "set_epoch", None)):
+        set_epoch(epoch)
+    elif isinstance(generator := getattr(dataset, "generator", None), torch.Generator):
+        generator.manual_seed(seed + epoch)
+
+
+class Filler:
+    """A sample that keeps the ranks in step and counts as none."""
+
+    def __init__(self, sample: Any) -> None:
+        self.sample = sample
+
+
+class FillerBatch:
+    """The batch made of a `Filler`."""
+
+    def __init__(self, batch: Any) -> None:
+        self.batch = batch
+
+
+class FillerCollate:
+    """Passes a filler through ``collate_fn`` and marks what comes out."""
+
+    def __init__(self, collate_fn: Callable[[Any], Any]) -> None:
+        self.collate_fn = collate_fn
+
+    def __call__(self, features: Any) -> Any:
+        """Make a batch; the filler always stands alone in one."""
+        if isinstance(features, Filler):
+            return FillerBatch(self.collate_fn(features.sample))
+        if isinstance(features, list) and features and isinstance(features[0], Filler):
+            return FillerBatch(self.collate_fn([features[0].sample]))
+        return self.collate_fn(features)
+
+
+class IterableShard(IterableDataset[Any]):
+    """This rank's samples of an iterable data set, epoch by epoch.
+
+    Every rank reads the whole data set and keeps its share of each round (`Deal`), so the data set
+    must give the same samples in the same order on all ranks: by ``set_epoch``, by an attribute
+    ``generator``, or by not being random. Loader workers follow torch's convention: each iterates
+    its own copy, and dividing the samples among workers (`torch.utils.data.get_worker_info`) is the
+    data set's own affair; one that does not gives every sample once per worker.
+
+    Args:
+        dataset: the whole.
+        deal: who gets what.
+        seed: for the data set's ``generator``.
+        persistent: workers outlive an epoch, so that the position must reach them through shared memory.
+        gives_batches: the data set makes the batches, so that the units dealt and counted are batches.
+    """
+
+    def __init__(
+        self,
+        dataset: IterableDataset[Any],
+        *,
+        deal: Deal,
+        seed: int,
+        persistent: bool = False,
+        gives_batches: bool = False,
+    ) -> None:
+        super().__init__()
+        self.round_size = deal.round_size
+        self.global_batch_size = None if gives_batches else deal.round_size
+        self.dataset = dataset
+        self.seed = seed
+        self._deal = deal
+        self._position = torch.zeros(2, dtype=torch.int64, device="cpu")
+        if persistent:
+            self._position.share_memory_()  # type: ignore[no-untyped-call]
+
+    def set_position(self, epoch: int, samples_done: int = 0) -> None:
+        """Start the next iteration in ``epoch``, behind ``samples_done`` units of all ranks together.
+
+        With workers only the epoch can be set: how the samples are divided among them is not known here.
+        """
+        self._position[0], self._position[1] = epoch, samples_done
+
+    @property
+    def num_samples(self) -> int | None:
+        """Samples of an epoch over all ranks; None when that is unknown."""
+        return length_of(self.dataset) if self.global_batch_size is not None else None
+
+    def __len__(self) -> int:
+        if (num_units := length_of(self.dataset)) is None:
+            raise TypeError(f"{type(self.dataset).__name__} has no length")
+        if self._deal.world_size == 1:
+            return num_units
+        full, rest = divmod(num_units, self.round_size)
+        tail = self._deal.last(range(rest), range(min(num_units, self.round_size)))[0] if rest else []
+        return full * self._deal.share + len(tail)
+
+    def __iter__(self) -> Iterator[Any]:
+        epoch, samples_done = self._position.tolist()
+        start_epoch(self.dataset, epoch=epoch, seed=self.seed)
+        samples = iter(self.dataset)
+        # Skipped at once: what the data set draws from torch's default generator is drawn before a resume restores it.
+        head = self._deal.skip(samples, samples_done) if samples_done else []
+        return samples if self._deal.world_size == 1 else self._shares(samples, head)
+
+    def _shares(self, samples: Iterator[Any], head: list[Any]) -> Iterator[Any]:
+        for part, num_real in self._deal.parts(samples, head):
+            if num_real == 0 and self._deal.tail is Tail.FILLER:
+                yield Filler(part[0])
+            else:
+                yield from part
