@@ -1,0 +1,293 @@
+"""`LoopRunner`: the training loop over step groups."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import chain, islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hftrain.core.horizon import Horizon
+from hftrain.core.meters import LossWindow, Meters
+from hftrain.core.ports import Engine, EpochSource, EventSink, RunActions, Scheduler, Task
+from hftrain.types.choices import Event
+from hftrain.types.control import TrainerControl
+from hftrain.types.state import TrainerState
+
+logger = logging.getLogger(__name__)
+
+_END = object()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopSettings:
+    """What the loop needs of the arguments, resolved once.
+
+    Attributes:
+        accumulation_steps: micro-batches of one optimizer step.
+        max_grad_norm: gradients are clipped to this norm; 0 or less switches it off.
+        sync_each_batch: average gradients over the ranks after every micro-batch, not only after the last.
+        eval_on_start: evaluate before the first step.
+        empty_cache_steps: release cached device memory every so many steps; None never.
+        filter_nonfinite_losses: leave NaN and infinite losses out of the logged average.
+    """
+
+    accumulation_steps: int = 1
+    max_grad_norm: float = 0.0
+    sync_each_batch: bool = False
+    eval_on_start: bool = False
+    empty_cache_steps: int | None = None
+    filter_nonfinite_losses: bool = True
+
+
+@dataclass(kw_only=True)
+class Position:
+    """How far the data was consumed: what a checkpoint keeps in ``data.json``.
+
+    Attributes:
+        epoch: the epoch that the next batch comes from.
+        batches: micro-batches consumed of it on each rank.
+        samples: samples consumed of it over all ranks, in the epoch's seeded order.
+    """
+
+    epoch: int = 0
+    batches: int = 0
+    samples: int = 0
+
+    def to_dict(self) -> dict[str, int]:
+        """Return the fields as JSON."""
+        return asdict(self)
+
+    def next_epoch(self) -> None:
+        """Move to the start of the next epoch."""
+        self.epoch, self.batches, self.samples = self.epoch + 1, 0, 0
+
+
+class LoopRunner:
+    """Train: draw step groups, step, and react to the flags that the listeners set.
+
+    Args:
+        task: what is computed.
+        engine: where it is computed.
+        source: the training batches.
+        optimizer: over the task's trainable parameters.
+        scheduler: stepped once per optimizer step that moved the weights; None when it steps on metrics.
+        settings: see `LoopSettings`.
+        horizon: where the run ends.
+        state: counters that listeners read; advanced here.
+        control: flags that listeners set; read here.
+        events: told what happens.
+        actions: asked to log, evaluate and save.
+        meters: the task's own scalars, or None.
+        position: where in the data to start.
+        losses: the loss window to go on with.
+        restore_rng: puts back the random state of a checkpoint; called once, where the run was cut.
+    """
+
+    def __init__(
+        self,
+        *,
+        task: Task,
+        engine: Engine,
+        source: EpochSource,
+        optimizer: torch.optim.Optimizer,
+        scheduler: Scheduler | None,
+        settings: LoopSettings,
+        horizon: Horizon,
+        state: TrainerState,
+        control: TrainerControl,
+        events: EventSink,
+        actions: RunActions,
+        meters: Meters | None = None,
+        position: Position | None = None,
+        losses: LossWindow | None = None,
+        restore_rng: Callable[[], None] | None = None,
+    ) -> None:
+        self.task = task
+        self.engine = engine
+        self.source = source
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.settings = settings
+        self.horizon = horizon
+        self.state = state
+        self.control = control
+        self.events = events
+        self.actions = actions
+        self.meters = meters
+        self.position = position or Position()
+        self.losses = losses or LossWindow(filter_nonfinite=settings.filter_nonfinite_losses)
+        self.grad_norm: Tensor | float | None = None
+        self.learning_rate: Tensor | float = optimizer.param_groups[0]["lr"]
+        self._restore_rng = restore_rng
+        self._num_batches_in_step = 0
+        self._last_logged_step = self.losses.steps_closed
+        self._ended_early = False
+
+    def fit(self) -> None:
+        """Train until the horizon, or until a listener asks to stop. All ranks must call this."""
+        self.events.emit(Event.TRAIN_BEGIN)
+        if self.settings.eval_on_start:
+            self.actions.evaluate(skip_scheduler=True)
+        while self.position.epoch < self.horizon.num_train_epochs and self.state.global_step < self.horizon.max_steps:
+            self._run_epoch()
+            if self.control.should_training_stop:
+                break
+
+    def train_loss(self) -> float:
+        """Return the mean loss over all steps since step 0. All ranks must call this, after `fit`."""
+        self.losses.close(self.state.global_step, self._mean_over_ranks)
+        return self.losses.total / max(self.state.global_step, 1)
+
+    # ---- one epoch --------------------------------------------------------------------------------
+
+    def _run_epoch(self) -> None:
+        position = self.position
+        self.events.emit(Event.EPOCH_BEGIN)
+        # At an epoch's start the loader's own draw from the generator is still to come; later it is behind us.
+        if position.batches == 0:
+            self._put_back_rng()
+        batches = self.source.open(position.epoch, samples_done=position.samples, batches_done=position.batches)
+        self._put_back_rng()
+        step_before = self.state.global_step
+        resumed_at_end = position.batches > 0
+        for group, num_batches in self._groups(batches):
+            self._run_step(group, num_batches)
+            self._react()
+            if self.control.should_epoch_stop or self.control.should_training_stop:
+                break
+        if self.state.global_step == step_before and not resumed_at_end:
+            logger.warning("Epoch %d yielded no batch: training stops at step %d.", position.epoch, step_before)
+            self.control.should_training_stop = True
+        position.next_epoch()
+        self.events.emit(Event.EPOCH_END)
+        self._react()
+
+    def _put_back_rng(self) -> None:
+        if self._restore_rng is not None:
+            self._restore_rng()
+            self._restore_rng = None
+
+    def _groups(self, batches: Iterator[Any]) -> Iterator[tuple[Iterable[Any], int]]:
+        """Yield (micro-batches, how many): lazy where the length is known, else a list.
+
+        The first batch is drawn before the step begins, the others inside it: nothing is held or drawn ahead, so a
+        checkpoint between steps sees the random state of exactly the batches that were used.
+        """
+        accumulation = self.settings.accumulation_steps
+        total = self.source.num_batches
+        lazy = self.source.exact_length and not self.task.counts_items
+        while True:
+            if total is None:
+                wanted = accumulation
+            else:
+                wanted = min(accumulation, total - self.position.batches)
+                if wanted <= 0:
+                    return
+            first = next(batches, _END)
+            if first is _END:
+                self._warn_ended_early(total)
+                return
+            if wanted == 1:
+                yield (first,), 1
+            elif lazy:
+                yield chain((first,), islice(batches, wanted - 1)), wanted
+            else:
+                group = [first, *islice(batches, wanted - 1)]
+                yield group, len(group)
+
+    def _warn_ended_early(self, total: int | None) -> None:
+        if total is not None and not self._ended_early:
+            self._ended_early = True
+            logger.warning(
+                "The training loader says it has %d batches and ended after %d. Its __len__ should tell the truth: "
+                "steps, epochs and schedule are computed from it.",
+                total,
+                self.position.batches,
+            )
+
+    # ---- one step ---------------------------------------------------------------------------------
+
+    def _run_step(self, group: Iterable[Any], num_batches: int) -> None:
+        """Do one optimizer step over the group's micro-batches. Reads nothing back from the device."""
+        emit, engine, task, losses = self.events.emit, self.engine, self.task, self.losses.shares
+        emit(Event.STEP_BEGIN)
+        if num_batches != self._num_batches_in_step:
+            task.begin_step(num_batches)
+            self._num_batches_in_step = num_batches
+        num_items = self._count_items(group) if task.counts_items else None
+        left = num_batches
+        for batch in group:
+            left -= 1
+            if num_batches > 1:
+                engine.set_sync(left == 0 or self.settings.sync_each_batch)
+            losses.append(task.forward_backward(batch, num_items))
+            if left:
+                emit(Event.SUBSTEP_END)
+        if self.settings.max_grad_norm > 0:
+            self.grad_norm = engine.clip(self.settings.max_grad_norm)
+        emit(Event.PRE_OPTIMIZER_STEP)
+        stepped = engine.optimizer_step(self.optimizer)
+        emit(Event.OPTIMIZER_STEP)
+        self.learning_rate = self.optimizer.param_groups[0]["lr"]
+        if stepped and self.scheduler is not None:
+            self.scheduler.step()
+        # Also after a skipped step, or its infinities stay in every later sum.
+        engine.zero_grad(self.optimizer)
+        self._advance(num_batches)
+        emit(Event.STEP_END)
+
+    def _count_items(self, group: Iterable[Any]) -> Tensor | None:
+        count = self.task.count_items(group if isinstance(group, Sequence) else tuple(group))
+        if count is None:
+            return None
+        device = self.engine.device
+        if not isinstance(count, Tensor):
+            count = torch.tensor(count)
+        return self.engine.reduce_sum(count.to(device, non_blocking=True))
+
+    def _advance(self, num_batches: int) -> None:
+        state, position, source = self.state, self.position, self.source
+        position.batches += num_batches
+        if source.global_batch_size is not None:
+            position.samples += num_batches * source.global_batch_size
+            if source.num_samples is not None and position.samples > source.num_samples:
+                position.samples = source.num_samples
+        state.global_step += 1
+        per_epoch = source.num_batches or self.horizon.max_steps * self.settings.accumulation_steps
+        state.epoch = position.epoch + position.batches / per_epoch
+        every = self.settings.empty_cache_steps
+        if every is not None and state.global_step % every == 0:
+            self.engine.empty_cache()
+
+    # ---- reacting to flags ------------------------------------------------------------------------
+
+    def _react(self) -> None:
+        control = self.control
+        if control.should_log and self.state.global_step > self._last_logged_step:
+            self.actions.log(self._training_row())
+        if control.should_evaluate:
+            self.actions.evaluate()
+        if control.should_save:
+            self.actions.save()
+
+    def _training_row(self) -> dict[str, float]:
+        """Make the row of the window that ends here: this is where device values are read."""
+        row = {"loss": self.losses.close(self.state.global_step, self._mean_over_ranks)}
+        if self.grad_norm is not None:
+            row["grad_norm"] = float(self.grad_norm)
+        row["learning_rate"] = float(self.learning_rate)
+        if self.meters is not None:
+            row.update(self.meters.close(self.engine.gather_object))
+        self._last_logged_step = self.state.global_step
+        return row
+
+    def _mean_over_ranks(self, value: float) -> float:
+        if self.engine.world_size == 1:
+            return value
+        total = self.engine.reduce_sum(torch.tensor(value, dtype=torch.float64, device=self.engine.device))
+        return float(total) / self.engine.world_size
