@@ -1,0 +1,1 @@
+"""Devices, precision, distributed strategies and collectives: everything behind one Engine."""

@@ -1,0 +1,77 @@
+"""One walk over nested batches: dicts, lists, tuples, named tuples and dataclasses."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any
+
+from torch import Tensor
+
+_PLAIN = (str, bytes, int, float, bool, complex, type(None))
+
+
+def map_tree(tree: Any, leaf: Callable[[Any], Any], *, is_leaf: Callable[[Any], bool] | None = None) -> Any:
+    """Apply ``leaf`` to everything that is no container, and rebuild only the containers in which something changed.
+
+    The same object comes back when nothing changed, so a batch that is in place already costs no copy.
+
+    Args:
+        tree: the batch; containers keep their type (named tuples, ``dict`` subclasses, frozen dataclasses too).
+        leaf: called with each tensor or unknown object; plain strings, numbers and None are never passed.
+        is_leaf: asked about containers that are not exactly dict, list or tuple; True stops the walk there.
+    """
+    kind = type(tree)
+    if kind is Tensor:
+        return leaf(tree)
+    if kind is dict:
+        return _same_or(tree, {key: map_tree(value, leaf, is_leaf=is_leaf) for key, value in tree.items()})
+    if kind is list or kind is tuple:
+        items = [map_tree(value, leaf, is_leaf=is_leaf) for value in tree]
+        return tree if _all_same(items, tree) else kind(items)
+    if kind in _PLAIN:
+        return tree
+    if is_leaf is not None and is_leaf(tree):
+        return leaf(tree)
+    return _map_uncommon(tree, leaf, is_leaf)
+
+
+def _map_uncommon(tree: Any, leaf: Callable[[Any], Any], is_leaf: Callable[[Any], bool] | None) -> Any:
+    if isinstance(tree, Mapping):
+        changed = {key: map_tree(value, leaf, is_leaf=is_leaf) for key, value in tree.items()}
+        if all(value is tree[key] for key, value in changed.items()):
+            return tree
+        if not isinstance(tree, MutableMapping):
+            return type(tree)(changed)  # type: ignore[call-arg]
+        rebuilt = copy.copy(tree)
+        for key, value in changed.items():
+            rebuilt[key] = value
+        return rebuilt
+    if isinstance(tree, (list, tuple)):
+        items = [map_tree(value, leaf, is_leaf=is_leaf) for value in tree]
+        if _all_same(items, tree):
+            return tree
+        return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
+    if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        return _map_dataclass(tree, leaf, is_leaf)
+    return leaf(tree)
+
+
+def _map_dataclass(tree: Any, leaf: Callable[[Any], Any], is_leaf: Callable[[Any], bool] | None) -> Any:
+    old = {field.name: getattr(tree, field.name) for field in dataclasses.fields(tree)}
+    new = {name: map_tree(value, leaf, is_leaf=is_leaf) for name, value in old.items()}
+    if all(new[name] is old[name] for name in old):
+        return tree
+    rebuilt = copy.copy(tree)
+    for name, value in new.items():
+        object.__setattr__(rebuilt, name, value)  # frozen ones too; __post_init__ must not run twice
+    return rebuilt
+
+
+def _same_or(old: dict[Any, Any], new: dict[Any, Any]) -> dict[Any, Any]:
+    return old if all(new[key] is value for key, value in old.items()) else new
+
+
+def _all_same(new: list[Any], old: Any) -> bool:
+    return all(a is b for a, b in zip(new, old, strict=True))
