@@ -1,0 +1,1 @@
+"""Checkpoints: committed or absent, without pickle, safe to read from a stranger."""

@@ -1,0 +1,109 @@
+"""Which checkpoint ``resume_from_checkpoint`` means. Rank 0 asks; nothing here is collective."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+
+from hftrain.checkpoint.catalog import CheckpointFolder, Status, Verification, check_sums, inspect_folder, scan
+from hftrain.checkpoint.storage import Storage, folder_of, is_same_path, join, name_of, plain_path, storage_for
+from hftrain.errors import CheckpointNotFoundError, TornCheckpointError, UnsafeCheckpointError
+
+logger = logging.getLogger(__name__)
+
+
+class ResumeFinder:
+    """Looks through one output folder, and at what is named outside of it."""
+
+    def __init__(self, storage: Storage, output_dir: str, *, verify: Verification) -> None:
+        self._storage = storage
+        self._output_dir = output_dir
+        self._verify: Verification = verify
+
+    def find(self, resume_from: bool | str | os.PathLike[str]) -> str | None:
+        """The path to resume from, verified; None to start at step 0. Raises as ``CheckpointManager.resolve``."""
+        if resume_from is not True and resume_from != "auto":
+            return self._named(plain_path(os.fspath(resume_from)))  # type: ignore[arg-type]
+        found = scan(self._storage, self._output_dir)
+        path = self._newest(found)
+        if path is not None:
+            return path
+        newer = [folder.reason for folder in found if folder.status is Status.NEWER]
+        if newer:
+            raise TornCheckpointError(f"{self._output_dir} holds no checkpoint that can be read. {newer[-1]}")
+        if any(folder.status is not Status.NOT_ONE for folder in found):
+            logger.warning("%s holds only torn checkpoints, none committed; starting at step 0.", self._output_dir)
+            return None
+        if resume_from == "auto":
+            return None
+        raise CheckpointNotFoundError(
+            f"No valid checkpoint found in output directory ({self._output_dir}), and resume_from_checkpoint=True asks "
+            'for one. Set resume_from_checkpoint="auto" to start afresh when there is none.'
+        )
+
+    def _named(self, path: str) -> str | None:
+        folder = self._look_at(path)
+        if folder is None:
+            raise CheckpointNotFoundError(
+                f"Can't find a valid checkpoint at {path}. Set resume_from_checkpoint to the path of a checkpoint "
+                f"folder, or to its name under output_dir ({self._output_dir})."
+            )
+        reason = self._reason_against(folder)
+        if reason is None:
+            return folder.path
+        parent = folder_of(folder.path)
+        if not is_same_path(parent, self._output_dir) or folder.status is Status.NEWER:
+            raise TornCheckpointError(f"{folder.path} cannot be resumed from. {reason}")
+        found = [other for other in scan(self._storage, self._output_dir) if other.name != folder.name]
+        before = self._newest([other for other in found if (other.step or 0) < (folder.step or 0)])
+        if before is not None:
+            logger.warning("%s cannot be resumed from; taking %s instead. %s", folder.path, before, reason)
+            return before
+        if any(other.status in (Status.COMMITTED, Status.UNVERIFIABLE) for other in found):
+            raise TornCheckpointError(f"{folder.path} cannot be resumed from, and there is none before it. {reason}")
+        logger.warning("%s was never committed, nor was any other there; starting at step 0.", folder.path)
+        return None
+
+    def _look_at(self, path: str) -> CheckpointFolder | None:
+        """The folder as given, else under output_dir; None if there is no checkpoint, torn or whole."""
+        is_relative = "://" not in path and not os.path.isabs(path)
+        for candidate in [path, join(self._output_dir, path)] if is_relative else [path]:
+            folder = inspect_folder(self._storage_of(candidate), candidate)
+            if folder.status is not Status.NOT_ONE and (folder.files or self._exists(candidate)):
+                return folder
+        return None
+
+    def _exists(self, path: str) -> bool:
+        """Whether an empty folder is there: its parent lists it."""
+        return any(entry.name == name_of(path) for entry in self._storage_of(path).list(folder_of(path)))
+
+    def _storage_of(self, path: str) -> Storage:
+        return self._storage if path.startswith(self._output_dir + "/") else storage_for(path)
+
+    def _newest(self, found: Sequence[CheckpointFolder]) -> str | None:
+        """The one committed last; the reference's, which nothing dates, counts by its step."""
+        usable = [folder for folder in found if folder.status in (Status.COMMITTED, Status.UNVERIFIABLE)]
+        committed = [folder for folder in usable if folder.status is Status.COMMITTED]
+        others = [folder for folder in usable if folder.status is Status.UNVERIFIABLE]
+        while committed or others:
+            is_other_newer = not committed or (others and (others[-1].step or 0) > (committed[-1].step or 0))
+            folder = others.pop() if is_other_newer else committed.pop()
+            reason = self._reason_against(folder)
+            if reason is None:
+                return folder.path
+            logger.warning("%s is passed over. %s", folder.path, reason)
+        return None
+
+    def _reason_against(self, folder: CheckpointFolder) -> str | None:
+        """Why a folder cannot be resumed from; None if it can."""
+        if folder.status is Status.UNVERIFIABLE:
+            logger.warning("%s was written by another trainer: it has no manifest and cannot be verified.", folder.path)
+            return None
+        if folder.status is not Status.COMMITTED:
+            return folder.reason
+        try:
+            check_sums(self._storage_of(folder.path), folder, self._verify)
+        except (TornCheckpointError, UnsafeCheckpointError) as error:
+            return str(error)
+        return None

@@ -1,0 +1,244 @@
+"""Where checkpoints lie: four verbs over a local disk or any fsspec URL.
+
+Paths are strings with forward slashes (``Path`` would collapse ``s3://`` to ``s3:/``). Nothing here knows
+what a checkpoint is, and nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, cast
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+_HASHED_INLINE_BYTES = 1 << 16
+"""Below this a thread costs more than the hash."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One thing in a folder. A symbolic link, pipe or device is "other", whatever it points to."""
+
+    name: str
+    kind: Literal["file", "folder", "other"]
+    num_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What was written, summed up on the way to the disk and not read back."""
+
+    num_bytes: int
+    sha256: str
+
+
+class Storage(Protocol):
+    """The four verbs."""
+
+    def read(self, path: str) -> BinaryIO:
+        """Open a file for reading; the caller closes it. Raises FileNotFoundError."""
+
+    def write(self, path: str, chunks: Iterable[Buffer]) -> Written:
+        """Write a whole file, making its folders; when it returns, the file outlives a power cut."""
+
+    def list(self, path: str) -> tuple[Entry, ...]:
+        """What lies directly in a folder, sorted by name; nothing if there is no such folder."""
+
+    def delete(self, path: str) -> None:
+        """Remove a file, or a folder with everything in it; nothing happens if it is not there."""
+
+
+class LocalStorage:
+    """The disks of this machine, through ``os``."""
+
+    def read(self, path: str) -> BinaryIO:
+        """Open a file; refuses a path that is a symbolic link, for it may lead anywhere."""
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
+        return os.fdopen(descriptor, "rb")
+
+    def write(self, path: str, chunks: Iterable[Buffer]) -> Written:
+        """Write, fsync the file, then fsync its folder, without which the file's name may be lost."""
+        folder = os.path.dirname(path) or "."
+        _make_folders(folder)
+        with open(path, "wb") as file:
+            written = _write_and_hash(chunks, file.write)
+            file.flush()
+            os.fsync(file.fileno())
+        _fsync_folder(folder)
+        return written
+
+    def list(self, path: str) -> tuple[Entry, ...]:
+        """One ``scandir``; links are not followed."""
+        try:
+            with os.scandir(path or ".") as scan:
+                entries = [_local_entry(item) for item in scan]
+        except (FileNotFoundError, NotADirectoryError):
+            return ()
+        return tuple(sorted(entries, key=lambda entry: entry.name))
+
+    def delete(self, path: str) -> None:
+        """Links are removed, never what they point to."""
+        with contextlib.suppress(FileNotFoundError):
+            if stat.S_ISDIR(os.lstat(path).st_mode):
+                shutil.rmtree(path)
+            else:
+                os.unlink(path)
+            # Else a manifest removed before its folder is written over could come back after a power cut.
+            _fsync_folder(os.path.dirname(path) or ".")
+
+
+class UrlStorage:
+    """Any URL that fsspec has a filesystem for: ``s3://``, ``gs://``, ``memory://``..."""
+
+    def __init__(self, url: str) -> None:
+        from fsspec.core import url_to_fs  # imported when a URL is used: local runs never need it
+
+        self._filesystem: Any = url_to_fs(url)[0]
+
+    def read(self, path: str) -> BinaryIO:
+        """Open an object for reading."""
+        return cast("BinaryIO", self._filesystem.open(path, "rb"))
+
+    def write(self, path: str, chunks: Iterable[Buffer]) -> Written:
+        """Write an object; object stores show it, whole, when it is closed."""
+        self._filesystem.makedirs(os.path.dirname(path), exist_ok=True)
+        with self._filesystem.open(path, "wb") as file:
+            return _write_and_hash(chunks, file.write)
+
+    def list(self, path: str) -> tuple[Entry, ...]:
+        """One listing, past fsspec's cache, for other ranks write too."""
+        self._filesystem.invalidate_cache()
+        try:
+            details = self._filesystem.ls(path, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            return ()
+        folder = self._filesystem._strip_protocol(path).rstrip("/")
+        entries = []
+        for item in details:
+            name = item["name"].rstrip("/")
+            if name != folder:  # s3 lists the folder in itself where someone made an object of its name
+                entries.append(_remote_entry(name.rpartition("/")[2], item))
+        return tuple(sorted(entries, key=lambda entry: entry.name))
+
+    def delete(self, path: str) -> None:
+        """Remove an object, or everything under a prefix."""
+        self._filesystem.invalidate_cache()
+        with contextlib.suppress(FileNotFoundError):
+            self._filesystem.rm(path, recursive=True)
+
+
+def storage_for(path: str) -> Storage:
+    """The storage a path lies on; ``file://`` is the local disk (see :func:`plain_path`)."""
+    return UrlStorage(path) if is_url(path) else LocalStorage()
+
+
+def is_url(path: str) -> bool:
+    """Whether the path names a filesystem other than this machine's."""
+    return "://" in path and not path.startswith("file://")
+
+
+def plain_path(path: str | os.PathLike[str]) -> str:
+    """The path as this package uses it: a string, without ``file://`` and without a slash at its end."""
+    text = os.fspath(path).removeprefix("file://")
+    return text.rstrip("/") or text
+
+
+def join(folder: str, *names: str) -> str:
+    """Paths are joined with a slash on every storage."""
+    return "/".join([folder.rstrip("/") if folder != "/" else "", *names]) if folder else "/".join(names)
+
+
+def folder_of(path: str) -> str:
+    """The folder a path lies in."""
+    return path.rpartition("/")[0] or ("/" if path.startswith("/") else ".")
+
+
+def name_of(path: str) -> str:
+    """The last piece of a path."""
+    return path.rpartition("/")[2]
+
+
+def is_same_path(one: str, other: str) -> bool:
+    """Whether two paths lead to one place; local links are followed."""
+    if is_url(one) or is_url(other):
+        return plain_path(one) == plain_path(other)
+    return os.path.realpath(one) == os.path.realpath(other)
+
+
+def walk(storage: Storage, folder: str, *, max_files: int = 100_000) -> Iterator[tuple[str, Entry]]:
+    """Every file and every "other" under a folder, as (path relative to the folder, entry).
+
+    Raises:
+        OSError: there are more than ``max_files``; no checkpoint is like that.
+    """
+    pending = [""]
+    num_seen = 0
+    while pending:
+        below = pending.pop()
+        for entry in storage.list(join(folder, below) if below else folder):
+            num_seen += 1
+            if num_seen > max_files:
+                raise OSError(f"{folder} holds more than {max_files} files.")
+            path = join(below, entry.name) if below else entry.name
+            if entry.kind == "folder":
+                pending.append(path)
+            else:
+                yield path, entry
+
+
+def _local_entry(item: os.DirEntry[str]) -> Entry:
+    info = item.stat(follow_symlinks=False)
+    if stat.S_ISDIR(info.st_mode):
+        return Entry(name=item.name, kind="folder")
+    return Entry(name=item.name, kind="file" if stat.S_ISREG(info.st_mode) else "other", num_bytes=info.st_size)
+
+
+def _remote_entry(name: str, item: dict[str, Any]) -> Entry:
+    kinds: dict[str, Literal["file", "folder"]] = {"file": "file", "directory": "folder"}
+    return Entry(name=name, kind=kinds.get(item["type"], "other"), num_bytes=int(item.get("size") or 0))
+
+
+def _write_and_hash(chunks: Iterable[Buffer], write: Callable[[Buffer], object]) -> Written:
+    """Hash each chunk in a thread while it is written: both release the GIL, so the hash is about free."""
+    digest = hashlib.sha256()
+    num_bytes = 0
+    with ThreadPoolExecutor(max_workers=1) as hasher:
+        for chunk in chunks:
+            size = memoryview(chunk).nbytes
+            num_bytes += size
+            if size < _HASHED_INLINE_BYTES:
+                digest.update(chunk)
+                write(chunk)
+                continue
+            hashing = hasher.submit(digest.update, chunk)
+            write(chunk)
+            hashing.result()
+    return Written(num_bytes=num_bytes, sha256=digest.hexdigest())
+
+
+def _make_folders(folder: str) -> None:
+    missing = []
+    while not os.path.isdir(folder):
+        missing.append(folder)
+        folder = os.path.dirname(folder) or "."
+    for path in reversed(missing):
+        os.makedirs(path, exist_ok=True)  # another rank may have been faster
+        _fsync_folder(os.path.dirname(path) or ".")
+
+
+def _fsync_folder(folder: str) -> None:
+    if os.name == "nt":  # Windows cannot open a folder
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
