@@ -1,0 +1,70 @@
+"""The attributes that every part of the Trainer shares; annotations only, no behaviour."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import torch
+    from torch import nn
+
+    from hftrain.args.training import TrainingArguments
+    from hftrain.callbacks.handler import CallbackHandler
+    from hftrain.checkpoint.manager import CheckpointManager
+    from hftrain.core.data import DataModule
+    from hftrain.core.runner import LoopRunner
+    from hftrain.hardware.engine import Engine
+    from hftrain.types.control import TrainerControl
+    from hftrain.types.state import TrainerState
+
+
+class TrainerBase:
+    """What `Trainer` is made of.
+
+    Attributes:
+        model: the user's module, never a wrapper.
+        model_wrapped: what the engine made of it; calling it runs the strategy (DDP).
+        args: the arguments; `train` checks them again.
+        datamodule: where the data of a TaskModule comes from, or None.
+        train_dataset: the Trainer's own training data, or None.
+        eval_dataset: the Trainer's own evaluation data, one set or a dict of named ones, or None.
+        data_collator: makes a batch from samples; None takes the default of the door.
+        optimizer: of the current or last run.
+        lr_scheduler: of the current or last run.
+        state: counters and rows.
+        control: the flags that callbacks set.
+        callback_handler: the callbacks, in order.
+        is_in_train: whether `train` is running.
+        current_gradient_accumulation_steps: micro-batches of the step that is running.
+        label_names: batch entries that are labels.
+        run_id: names the run in its folder and its checkpoints; None before the first `train`.
+    """
+
+    model: nn.Module
+    model_wrapped: nn.Module
+    args: TrainingArguments
+    datamodule: DataModule | None
+    train_dataset: Any
+    eval_dataset: Any
+    data_collator: Callable[[list[Any]], Any] | None
+    optimizer: torch.optim.Optimizer | None
+    lr_scheduler: Any
+    optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None
+    compute_loss_func: Callable[..., torch.Tensor] | None
+    model_init: Callable[[], nn.Module] | None
+    state: TrainerState
+    control: TrainerControl
+    callback_handler: CallbackHandler
+    is_in_train: bool
+    current_gradient_accumulation_steps: int
+    label_names: list[str]
+    run_id: str | None
+
+    _engine: Engine | None
+    _runner: LoopRunner | None
+    _checkpoints: CheckpointManager | None
+    _loaded_checkpoint: str | None
+    _stages_set_up: set[str]
+    _given_optimizers: tuple[torch.optim.Optimizer | None, Any]

@@ -1,0 +1,218 @@
+"""One call of `Trainer.train`: prepare the run, let the loop train, finish."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from hftrain.checkpoint import contents
+from hftrain.checkpoint.layout import new_run_id
+from hftrain.core.horizon import Horizon, compute_horizon
+from hftrain.core.meters import LossWindow
+from hftrain.core.runner import LoopRunner, LoopSettings, Position
+from hftrain.core.task import TaskModule
+from hftrain.data.epochs import EpochLoader
+from hftrain.errors import CheckpointError, ConfigurationError
+from hftrain.hardware.seeding import set_rng_state
+from hftrain.trainer.adapters import TrainerActions, TrainerTask
+from hftrain.trainer.eval_methods import speed_metrics
+from hftrain.trainer.settings import loop_settings
+from hftrain.types.choices import Event
+from hftrain.types.outputs import TrainOutput
+from hftrain.types.state import TrainerState
+
+if TYPE_CHECKING:
+    from hftrain.checkpoint.reader import CheckpointReader
+    from hftrain.trainer.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class Resume:
+    """What a checkpoint gives to the run that goes on from it."""
+
+    state: TrainerState
+    position: Position
+    losses: dict[str, Any]
+    reader: CheckpointReader
+
+
+def fit(trainer: Trainer, resume_from: bool | str | None) -> TrainOutput:
+    """Train as `Trainer.train` promises. All ranks must call this."""
+    resume = _prepare(trainer, resume_from)
+    runner = _runner(trainer, resume)
+    trainer._runner = runner
+    started, first_step = time.perf_counter(), trainer.state.global_step
+    runner.fit()
+    return _finish(trainer, runner, started, first_step)
+
+
+# ---- before -----------------------------------------------------------------------------------------
+
+
+def _prepare(trainer: Trainer, resume_from: bool | str | None) -> Resume | None:
+    """Find the checkpoint, set up the data and load the weights."""
+    engine = trainer._running_engine()
+    trainer._refuse_unwritable_output()
+    checkpoints = trainer._checkpoints = trainer._new_checkpoints()
+    path = trainer._loaded_checkpoint = checkpoints.resolve(resume_from)
+    resume = None if path is None else _read(checkpoints.open(path))
+    trainer.run_id = checkpoints.run_id = _run_id(trainer, resume)
+    trainer._set_up_data("fit")
+    trainer._refuse_missing_evaluation()
+    if resume is not None:
+        trainer.model.load_state_dict(resume.reader.model())
+    engine.place(trainer.model)
+    return resume
+
+
+def _read(reader: CheckpointReader) -> Resume:
+    if not reader.has("optimizer"):
+        raise CheckpointError(
+            f"{reader.path} holds a model only (it was saved with save_only_model=True), so a run cannot go on from "
+            "it. Load its weights with from_checkpoint and train without resume_from_checkpoint."
+        )
+    data = reader.document("data") if reader.has("data") else {}
+    fields = reader.document("trainer_state")
+    known = TrainerState.__dataclass_fields__
+    return Resume(
+        state=TrainerState(**{name: value for name, value in fields.items() if name in known}),
+        position=Position(**data.get("position", {})),
+        losses=data.get("losses", {}),
+        reader=reader,
+    )
+
+
+def _run_id(trainer: Trainer, resume: Resume | None) -> str:
+    known = resume.reader.document("run").get("run_id") if resume is not None and resume.reader.has("run") else None
+    return trainer._running_engine().broadcast_object(known or new_run_id(datetime.now().astimezone()))
+
+
+def _runner(trainer: Trainer, resume: Resume | None) -> LoopRunner:
+    """Build the loop: loader, horizon, optimizer, wrapper, state, then what the checkpoint gives back."""
+    engine, handler = trainer._running_engine(), trainer.callback_handler
+    settings = loop_settings(trainer.args)
+    loader = trainer.get_train_dataloader()
+    source = EpochLoader(loader, seed=trainer.args.seed)
+    horizon = _horizon(trainer, source, settings)
+    task = trainer.model if isinstance(trainer.model, TaskModule) else None
+    trainer.create_optimizer_and_scheduler(horizon.max_steps)
+    trainer.model_wrapped = engine.wrap(trainer.model, steps=("training_step",) if task is not None else ())
+    if resume is not None:
+        trainer._load_run(resume.reader)
+    _start_state(trainer, resume, horizon)
+    handler.train_dataloader, handler.optimizer, handler.lr_scheduler = loader, trainer.optimizer, trainer.lr_scheduler
+    handler.model = trainer.model
+    handler.bind(trainer.args, trainer.state, trainer.control)
+    binding = task.bind(engine, training=True) if task is not None else None
+    trainer.model.train()
+    assert trainer.optimizer is not None  # create_optimizer made it
+    return LoopRunner(
+        task=task if task is not None else TrainerTask(trainer),
+        engine=engine,
+        source=source,
+        optimizer=trainer.optimizer,
+        scheduler=None if _steps_on_metrics(trainer.lr_scheduler) else trainer.lr_scheduler,
+        settings=settings,
+        horizon=horizon,
+        state=trainer.state,
+        control=trainer.control,
+        events=handler,
+        actions=TrainerActions(trainer),
+        meters=binding.meters if binding is not None else None,
+        position=resume.position if resume is not None and not trainer.args.ignore_data_skip else _start(resume),
+        losses=LossWindow(
+            filter_nonfinite=settings.filter_nonfinite_losses, state=resume.losses if resume is not None else None
+        ),
+        restore_rng=_rng_restorer(trainer, resume),
+    )
+
+
+def _start(resume: Resume | None) -> Position:
+    """Start the data at the beginning of the epoch (ignore_data_skip), or of the run."""
+    return Position(epoch=resume.position.epoch if resume is not None else 0)
+
+
+def _horizon(trainer: Trainer, source: EpochLoader, settings: LoopSettings) -> Horizon:
+    args, world_size = trainer.args, trainer._running_engine().world_size
+    per_batch = source.global_batch_size or args.train_batch_size * world_size
+    return compute_horizon(
+        num_batches=source.num_batches,
+        num_examples=source.num_samples,
+        num_train_epochs=args.num_train_epochs,
+        max_steps=args.max_steps,
+        accumulation_steps=settings.accumulation_steps,
+        total_batch_size=per_batch * settings.accumulation_steps,
+    )
+
+
+def _start_state(trainer: Trainer, resume: Resume | None, horizon: Horizon) -> None:
+    state = resume.state if resume is not None else TrainerState()
+    if resume is None:
+        state.epoch = 0.0
+    state.train_batch_size = trainer.args.train_batch_size
+    state.compute_steps(trainer.args, horizon.max_steps)
+    state.init_training_references(trainer, horizon.max_steps, horizon.num_train_epochs, None)
+    trainer.state = state
+    if resume is not None:
+        logger.info(
+            "Resuming from %s: step %d of %d, epoch %.4g.",
+            resume.reader.path,
+            state.global_step,
+            state.max_steps,
+            state.epoch or 0.0,
+        )
+        if trainer.args.restore_callback_states_from_checkpoint:
+            trainer.callback_handler.restore(state.stateful_callbacks)
+
+
+def _rng_restorer(trainer: Trainer, resume: Resume | None) -> Any:
+    if resume is None:
+        return None
+    rank = trainer._running_engine().process_index
+    if not resume.reader.has("rng", rank=rank):
+        logger.warning("%s has no random state for this rank: its random numbers start anew.", resume.reader.path)
+        return None
+    return lambda: set_rng_state(contents.tree_of(resume.reader.part("rng", rank=rank)))
+
+
+def _steps_on_metrics(scheduler: Any) -> bool:
+    # ReduceLROnPlateau and its like; torch.optim would be imported for an isinstance.
+    return hasattr(scheduler, "num_bad_epochs")
+
+
+# ---- after ------------------------------------------------------------------------------------------
+
+
+def _finish(trainer: Trainer, runner: LoopRunner, started: float, first_step: int) -> TrainOutput:
+    if trainer.args.load_best_model_at_end:
+        trainer._load_best_model()
+    state, horizon = trainer.state, runner.horizon
+    train_loss = runner.train_loss()
+    share = (state.global_step - first_step) / max(horizon.max_steps, 1)
+    metrics = speed_metrics(
+        "train",
+        started,
+        num_samples=round(horizon.num_train_samples * share),
+        num_steps=state.global_step - first_step,
+    )
+    metrics["total_flos"] = state.total_flos
+    metrics["train_loss"] = train_loss
+    trainer.log(metrics)
+    assert trainer._checkpoints is not None  # made in _prepare
+    trainer._checkpoints.retain(best=state.best_model_checkpoint)
+    trainer.callback_handler.emit(Event.TRAIN_END)
+    return TrainOutput(global_step=state.global_step, training_loss=train_loss, metrics=metrics)
+
+
+def refuse_resume_value(value: Any) -> None:
+    """Raise unless ``resume_from_checkpoint`` is a bool, a path, "auto" or None."""
+    if value is not None and not isinstance(value, (bool, str)) and not hasattr(value, "__fspath__"):
+        raise ConfigurationError(
+            f"resume_from_checkpoint={value!r} is a {type(value).__name__}. Pass a path, True (the newest in "
+            'output_dir), "auto" (like True, or a fresh start when there is none), or False.'
+        )

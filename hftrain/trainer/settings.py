@@ -1,0 +1,106 @@
+"""Resolve the arguments once into the frozen settings that the layers take."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from hftrain.args.accelerator import AcceleratorConfig
+from hftrain.core.runner import LoopSettings
+from hftrain.data.settings import LoaderSettings
+from hftrain.hardware.engine import EngineSettings
+from hftrain.optim.optimizers import OptimizerSettings, parse_optim_args
+
+if TYPE_CHECKING:
+    from hftrain.args.training import TrainingArguments
+
+
+def engine_settings(args: TrainingArguments) -> EngineSettings:
+    """Return devices, precision, strategy and compilation."""
+    return EngineSettings(
+        accelerator=_accelerator(args),
+        precision="bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
+        full_eval=_full_eval(args),
+        tf32=args.tf32,
+        ddp_backend=args.ddp_backend,
+        ddp_timeout_s=float(args.ddp_timeout),
+        ddp_find_unused_parameters=args.ddp_find_unused_parameters,
+        ddp_bucket_cap_mb=args.ddp_bucket_cap_mb,
+        ddp_broadcast_buffers=args.ddp_broadcast_buffers,
+        non_blocking=_dealing(args).non_blocking,
+        compile=args.torch_compile,
+        compile_backend=args.torch_compile_backend,
+        compile_mode=args.torch_compile_mode,
+    )
+
+
+def loop_settings(args: TrainingArguments) -> LoopSettings:
+    """Return what the loop needs."""
+    dealing = _dealing(args)
+    return LoopSettings(
+        accumulation_steps=dealing.num_steps or args.gradient_accumulation_steps,
+        max_grad_norm=float(args.max_grad_norm or 0.0),
+        sync_each_batch=dealing.sync_each_batch,
+        eval_on_start=args.eval_on_start,
+        empty_cache_steps=args.torch_empty_cache_steps,
+        filter_nonfinite_losses=args.logging_nan_inf_filter,
+    )
+
+
+def loader_settings(args: TrainingArguments, engine: Any, *, training: bool) -> LoaderSettings:
+    """Return how batches are made, for training or for evaluation."""
+    dealing = _dealing(args)
+    return LoaderSettings(
+        batch_size=args.train_batch_size if training else args.eval_batch_size,
+        seed=args.data_seed if args.data_seed is not None else args.seed,
+        num_workers=args.dataloader_num_workers,
+        pin_memory=args.dataloader_pin_memory,
+        persistent_workers=args.dataloader_persistent_workers,
+        prefetch_factor=args.dataloader_prefetch_factor,
+        drop_last=args.dataloader_drop_last,
+        even_batches=dealing.even_batches,
+        split_batches=dealing.split_batches,
+        use_seedable_sampler=dealing.use_seedable_sampler,
+        process_index=engine.process_index,
+        world_size=engine.world_size,
+        device_type=engine.device.type,
+    )
+
+
+def optimizer_settings(args: TrainingArguments) -> OptimizerSettings:
+    """Return name and hyperparameters of the optimizer."""
+    return OptimizerSettings(
+        name=str(getattr(args.optim, "value", args.optim)),
+        learning_rate=args.learning_rate,
+        weight_decay=args.weight_decay,
+        beta1=args.adam_beta1,
+        beta2=args.adam_beta2,
+        epsilon=args.adam_epsilon,
+        args=parse_optim_args(args.optim_args),
+    )
+
+
+def scheduler_arguments(args: TrainingArguments, num_training_steps: int) -> dict[str, Any]:
+    """Return the keyword arguments of `get_scheduler`, the optimizer apart."""
+    return {
+        "name": args.lr_scheduler_type,
+        "num_warmup_steps": args.get_warmup_steps(num_training_steps),
+        "num_training_steps": num_training_steps,
+        "scheduler_specific_kwargs": args.lr_scheduler_kwargs or {},
+    }
+
+
+def _accelerator(args: TrainingArguments) -> str:
+    if args.use_cpu:
+        return "cpu"
+    return "mps" if args.use_mps_device else "auto"
+
+
+def _full_eval(args: TrainingArguments) -> Literal["bf16", "fp16"] | None:
+    if args.bf16_full_eval:
+        return "bf16"
+    return "fp16" if args.fp16_full_eval else None
+
+
+def _dealing(args: TrainingArguments) -> AcceleratorConfig:
+    config = args.accelerator_config
+    return config if isinstance(config, AcceleratorConfig) else AcceleratorConfig()
