@@ -86,10 +86,8 @@ def warmup_stable_decay(
 ) -> float:
     """Rise from ``floor`` to 1, stay, fall to ``floor``; all three given by their lengths in steps."""
     if step < warmup:
-        done = step / max(1, warmup)
-        # Half a cosine cycle always: num_cycles shapes the decay only.
-        climbed = done if rise == "linear" else 1.0 - EASES[rise](done, num_cycles=0.5)
-        return _raised(climbed, floor)
+        # A rise is its fall run backwards, always over half a cosine: num_cycles shapes the decay only.
+        return _raised(EASES[rise](1.0 - step / max(1, warmup), num_cycles=0.5), floor)
     if step < warmup + stable:
         return 1.0
     if step < warmup + stable + decay:
