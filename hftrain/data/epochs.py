@@ -49,7 +49,7 @@ class EpochLoader:
         self.seed = seed
         self._dealer = dealer_of(loader)
         self.num_batches = length_of(loader)
-        self.num_samples = _num_samples(loader, self._dealer)
+        self.num_samples = num_samples_of(loader)
         self.global_batch_size = _global_batch_size(loader, self._dealer)
         self.exact_length = isinstance(self._dealer, EpochBatchSampler)
         self._fillers: set[int] = set()
@@ -91,11 +91,14 @@ class EpochLoader:
         """Set what can be set, and return how many batches are left to drop."""
         dealer, dataset = self._dealer, getattr(self.loader, "dataset", None)
         num_workers: int = getattr(self.loader, "num_workers", 0)
+        if isinstance(dealer, EvalBatchSampler):
+            # Evaluation has no epochs, and its data set may be the one that training is in the middle of.
+            return batches_done
         if isinstance(dataset, IterableDataset) and dataset is not dealer:
             start_epoch(dataset, epoch=epoch, seed=self.seed)
         for part in _parts_with_epoch(self.loader):
             part.set_epoch(epoch)
-        if dealer is None or isinstance(dealer, EvalBatchSampler):
+        if dealer is None:
             return batches_done
         if isinstance(dealer, IterableShard) and num_workers > 0:
             dealer.set_position(epoch)
@@ -113,7 +116,9 @@ class EpochLoader:
                 yield batch
 
 
-def _num_samples(loader: object, dealer: Dealer | None) -> int | None:
+def num_samples_of(loader: object) -> int | None:
+    """Return the samples of an epoch over all ranks; None when unknown."""
+    dealer = dealer_of(loader)
     return dealer.num_samples if dealer is not None else length_of(getattr(loader, "dataset", None))
 
 

@@ -17,7 +17,7 @@ from torch.utils.data import (
 )
 
 from hftrain.data.dealing import Tail, length_of
-from hftrain.data.epochs import EpochLoader, dealer_of
+from hftrain.data.epochs import EpochLoader, dealer_of, num_samples_of
 from hftrain.data.iterables import FillerCollate, IterableShard
 from hftrain.data.samplers import DealtSampler, EpochBatchSampler, EvalBatchSampler
 from hftrain.data.settings import LoaderSettings, RankSeed
@@ -59,6 +59,7 @@ def train_loader(
         settings: how.
         collate_fn: makes a batch from a list of samples; default: torch's.
         sampler: order of a map-style data set instead of the seeded shuffle; every rank reads all of it.
+            ``use_seedable_sampler=False`` means torch's `RandomSampler`, which draws from the default generator.
 
     Raises:
         DataError: no samples, no length where one is needed, something that is no data set, or not one full batch.
@@ -75,7 +76,10 @@ def train_loader(
                 f"A sampler was given for {type(data).__name__}, an iterable data set, which has its own order. "
                 f"Leave the sampler out, or give a data set with __getitem__ and __len__."
             )
-        return _iterable_loader(data, settings, share=share, tail=tail, collate_fn=collate_fn)
+        return _checked(_iterable_loader(data, settings, share=share, tail=tail, collate_fn=collate_fn))
+    if sampler is None and not settings.use_seedable_sampler:
+        _length(data)
+        sampler = RandomSampler(data)
     if sampler is None:
         batches: Sampler[list[int]] = _epoch_batches(
             _length(data), settings, batch_size=share, drop_last=settings.drop_last
@@ -96,7 +100,7 @@ def eval_loader(data: Any, settings: LoaderSettings, *, collate_fn: CollateFn | 
     share = settings.rank_share(settings.batch_size)
     if _is_iterable(data):
         tail = Tail.DROP if settings.drop_last else Tail.FILLER
-        return _iterable_loader(data, settings, share=share, tail=tail, collate_fn=collate_fn)
+        return _checked(_iterable_loader(data, settings, share=share, tail=tail, collate_fn=collate_fn))
     batches = _eval_batches(_length(data), settings, batch_size=share, drop_last=settings.drop_last)
     return _checked(DataLoader(data, batch_sampler=batches, collate_fn=collate_fn, **settings.worker_options()))
 
@@ -284,9 +288,10 @@ def _length(data: Any) -> int:
 def _checked(loader: Loader) -> Loader:
     if length_of(loader) != 0:
         return loader
-    if length_of(loader.dataset):
+    if num_samples := num_samples_of(loader):
         raise DataError(
-            f"Not one batch can be made: {length_of(loader.dataset)} samples do not fill a batch on every process, "
+            f"Not one batch can be made: {num_samples} samples do not fill a batch on every process, "
             f"and drop_last leaves out what does not. Set dataloader_drop_last=False, or a smaller batch size."
         )
-    raise DataError(f"The data set ({type(loader.dataset).__name__}) is empty. Give one with at least one sample.")
+    dataset = loader.dataset.dataset if isinstance(loader.dataset, IterableShard) else loader.dataset
+    raise DataError(f"The data set ({type(dataset).__name__}) is empty. Give one with at least one sample.")

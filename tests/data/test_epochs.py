@@ -148,6 +148,12 @@ def test_samplers_and_data_sets_hear_of_the_epoch() -> None:
     assert flat(EpochLoader(DataLoader(Stream(2), batch_size=2)).open(6)) == [600, 601]
 
 
+def test_evaluation_leaves_the_epoch_of_its_data_set_alone() -> None:
+    dataset = Recorder(4)
+    assert flat(EpochLoader(eval_loader(dataset, settings())).open(0)) == [0, 1, 2, 3]
+    assert dataset.epochs == []
+
+
 def test_a_users_loader_has_the_generator_of_its_data_set_seeded() -> None:
     class Draws(IterableDataset[float]):
         generator = torch.Generator()

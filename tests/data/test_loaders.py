@@ -46,6 +46,11 @@ class Count(IterableDataset[int]):
         return iter(range(self.size))
 
 
+class SizedCount(Count):
+    def __len__(self) -> int:
+        return self.size
+
+
 class Unsized(Dataset[int]):
     def __getitem__(self, index: int) -> int:
         return index
@@ -100,6 +105,13 @@ def test_use_seedable_sampler_false_leaves_a_random_sampler_as_it_is() -> None:
     expected = [index for batch in DataLoader(range(9), batch_size=2, shuffle=True) for index in batch.tolist()]
     torch.manual_seed(0)
     assert samples(loader) == expected
+
+
+def test_use_seedable_sampler_false_without_a_sampler_is_torchs_shuffle() -> None:
+    torch.manual_seed(0)
+    expected = [index for batch in DataLoader(range(9), batch_size=2, shuffle=True) for index in batch.tolist()]
+    torch.manual_seed(0)
+    assert samples(train_loader(range(9), settings(use_seedable_sampler=False))) == expected
 
 
 def test_a_sequential_sampler_keeps_the_order_and_starts_anywhere() -> None:
@@ -211,7 +223,8 @@ def test_an_iterable_is_read_once_by_each_worker_as_torch_does() -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ([], "is empty"),
+        ([], "\\(list\\) is empty"),
+        (SizedCount(0), "\\(SizedCount\\) is empty"),
         (DataLoader([], batch_size=1), "is empty"),
         (Unsized(), "Unsized has __getitem__ but no length.*set max_steps"),
         ({"train": [1]}, "dict with keys \\['train'\\] is not a data set"),
@@ -238,9 +251,10 @@ def test_a_sampler_that_cannot_be_used_is_refused(data: Any, sampler: Any, messa
         train_loader(data, settings(), sampler=sampler)
 
 
-def test_dropping_everything_is_refused() -> None:
+@pytest.mark.parametrize("data", [range(3), SizedCount(3)])
+def test_dropping_everything_is_refused(data: Any) -> None:
     with pytest.raises(DataError, match="3 samples do not fill a batch.*dataloader_drop_last=False"):
-        train_loader(range(3), settings(drop_last=True, world_size=2))
+        train_loader(data, settings(drop_last=True, world_size=2))
 
 
 def test_batches_of_their_own_size_cannot_be_split() -> None:
