@@ -72,7 +72,7 @@ class Together:
     def __init__(self, strategy: Strategy, device: torch.device) -> None:
         """Use the strategy's process group; ``device`` is where the backend wants its tensors."""
         self._strategy = strategy
-        self._device = torch.device("cpu") if dist.get_backend() == "gloo" and device.type == "cpu" else device
+        self._device = torch.device("cpu") if dist.get_backend() == "gloo" else device
         self._world_size = dist.get_world_size()
 
     def reduce_sum(self, tensor: Tensor) -> Tensor:

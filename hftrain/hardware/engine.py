@@ -346,20 +346,21 @@ class Engine:
         module = self._module
         if module is None:
             raise HardwareError(f"step {name!r} was asked for before engine.place or engine.wrap was given a module.")
-        call = module if name == "forward" else getattr(module, name)
+        call: Callable[..., Any] = module if name == "forward" else getattr(module, name)
         if not self.settings.compile:
-            return call  # type: ignore[no-any-return]
+            return call
         if name not in self._compiled:
             self._compiled[name] = self._compile(call)
         return self._compiled[name]
 
     def _compile(self, call: Callable[..., Any]) -> Callable[..., Any]:
         asked = {"backend": self.settings.compile_backend, "mode": self.settings.compile_mode}
-        options = {name: value for name, value in asked.items() if value is not None}
+        options: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
         if isinstance(call, nn.Module):
             call.compile(**options)
             return call
-        return torch.compile(call, **options)
+        compiled: Callable[..., Any] = torch.compile(call, **options)
+        return compiled
 
     def _in_autocast(self, call: Callable[..., Any]) -> Callable[..., Any]:
         if self.settings.precision == "fp32":

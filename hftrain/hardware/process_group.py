@@ -55,7 +55,10 @@ def ensure_process_group(backend: str | None, timeout_s: float, device: torch.de
 
 
 def shutdown() -> None:
-    """Destroy the process group if we created it and it is still the current one; otherwise do nothing."""
+    """Destroy the process group if we created it and it is still the current one; otherwise do nothing.
+
+    For the end of a process: torchrun's store keeps the old addresses, so a second gloo group may fail to connect.
+    """
     while _ours:
         if _is_current(_ours.pop()):
             dist.destroy_process_group()
@@ -93,6 +96,12 @@ def _create(backend: str, timeout_s: float, device: torch.device, world: World) 
             f"{world.world_size} processes were started, but this torch build ({torch.__version__}) has no "
             "torch.distributed. Install one that has it, or start a single process."
         )
+    unknown = [name for name in _backend_names(backend) if not dist.is_backend_available(name)]
+    if unknown:
+        raise HardwareError(
+            f"ddp_backend={backend!r} was asked for, but this torch build ({torch.__version__}) has no {unknown[0]!r}. "
+            "Set ddp_backend=None for the one that suits the device (gloo for CPU, nccl for CUDA)."
+        )
     missing = [name for name in _RENDEZVOUS if not os.environ.get(name)]
     if missing:
         raise HardwareError(f"{', '.join(missing)} is not set. Start the script with torchrun, which sets it.")
@@ -112,9 +121,15 @@ def _create(backend: str, timeout_s: float, device: torch.device, world: World) 
     except (RuntimeError, ValueError) as error:
         raise HardwareError(
             f"The process group could not be created with ddp_backend={backend!r} for {world.world_size} processes on "
-            f"{device.type}: {error}. Set ddp_backend to one that this torch build has (gloo for CPU, nccl for CUDA)."
+            f"{device.type}: {error}. Check that MASTER_ADDR={os.environ['MASTER_ADDR']} and "
+            f"MASTER_PORT={os.environ['MASTER_PORT']} can be reached, and that every process was started."
         ) from error
     _ours.append(_OurGroup(group=dist.group.WORLD, timeout_s=timeout_s))
+
+
+def _backend_names(backend: str) -> list[str]:
+    """The parts of "gloo" or of "cpu:gloo,cuda:nccl"."""
+    return [part.split(":")[-1] for part in backend.split(",")]
 
 
 def _check_existing(backend: str | None, timeout_s: float, world: World) -> None:
@@ -124,7 +139,7 @@ def _check_existing(backend: str | None, timeout_s: float, world: World) -> None
     if backend is not None and backend != existing:
         raise HardwareError(
             f"ddp_backend={backend!r} was asked for, but {creator} already created the process group with "
-            f"{existing!r}. Set ddp_backend={existing!r}, or destroy that group first."
+            f"{existing!r}. Set ddp_backend={existing!r}: a process has one group, for all its runs."
         )
     there = (dist.get_rank(), dist.get_world_size())
     if there != (world.process_index, world.world_size):
@@ -136,7 +151,7 @@ def _check_existing(backend: str | None, timeout_s: float, world: World) -> None
     if ours is not None and ours.timeout_s != timeout_s:
         raise HardwareError(
             f"ddp_timeout={timeout_s:g} was asked for, but {creator} created the process group with "
-            f"{ours.timeout_s:g} s. Set the same ddp_timeout, or call hftrain.hardware.process_group.shutdown() first."
+            f"{ours.timeout_s:g} s. Set ddp_timeout={ours.timeout_s:g}: a process has one group, for all its runs."
         )
     if ours is None:
         logger.info("Using the process group (%s) that other code created; ddp_timeout does not apply to it.", existing)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import random
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hftrain.errors import HardwareError
+from hftrain.errors import ConfigurationError, HardwareError
 
 logger = logging.getLogger(__name__)
 
@@ -33,10 +34,10 @@ def set_seed(seed: int, deterministic: bool = False) -> None:
         deterministic: also have torch use deterministic algorithms, and raise where there is none.
 
     Raises:
-        HardwareError: the seed is out of range.
+        ConfigurationError: the seed is out of range.
     """
     if not 0 <= seed < 2**32:
-        raise HardwareError(f"seed={seed} is out of range. Set 0 to {2**32 - 1}, which NumPy accepts too.")
+        raise ConfigurationError(f"seed={seed} is out of range. Set 0 to {2**32 - 1}, which NumPy accepts too.")
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)  # CUDA's and MPS's generators too; lazily, when they have not started yet
@@ -76,7 +77,7 @@ def rng_state() -> dict[str, Any]:
         "numpy": _numpy_state(),
         "torch": torch.get_rng_state(),
     }
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         state["cuda"] = torch.cuda.get_rng_state()
     if torch.backends.mps.is_available():
         state["mps"] = torch.mps.get_rng_state()
@@ -93,7 +94,7 @@ def set_rng_state(state: dict[str, Any]) -> None:
     random.setstate((python["version"], tuple(python["words"]), python["gauss"]))
     _set_numpy_state(state["numpy"])
     torch.set_rng_state(_bytes(state["torch"]))
-    setters = {
+    setters: dict[str, tuple[Callable[[], bool], Callable[[Tensor], None]]] = {
         "cuda": (torch.cuda.is_available, torch.cuda.set_rng_state),
         "mps": (torch.backends.mps.is_available, torch.mps.set_rng_state),
     }

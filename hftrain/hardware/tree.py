@@ -9,8 +9,6 @@ from typing import Any
 
 from torch import Tensor
 
-_PLAIN = (str, bytes, int, float, bool, complex, type(None))
-
 
 def map_tree(tree: Any, leaf: Callable[[Any], Any], *, is_leaf: Callable[[Any], bool] | None = None) -> Any:
     """Apply ``leaf`` to everything that is no container, and rebuild only the containers in which something changed.
@@ -19,7 +17,7 @@ def map_tree(tree: Any, leaf: Callable[[Any], Any], *, is_leaf: Callable[[Any], 
 
     Args:
         tree: the batch; containers keep their type (named tuples, ``dict`` subclasses, frozen dataclasses too).
-        leaf: called with each tensor or unknown object; plain strings, numbers and None are never passed.
+        leaf: called with everything else but None: tensors, numbers, strings, unknown objects.
         is_leaf: asked about containers that are not exactly dict, list or tuple; True stops the walk there.
     """
     kind = type(tree)
@@ -30,7 +28,7 @@ def map_tree(tree: Any, leaf: Callable[[Any], Any], *, is_leaf: Callable[[Any], 
     if kind is list or kind is tuple:
         items = [map_tree(value, leaf, is_leaf=is_leaf) for value in tree]
         return tree if _all_same(items, tree) else kind(items)
-    if kind in _PLAIN:
+    if tree is None:
         return tree
     if is_leaf is not None and is_leaf(tree):
         return leaf(tree)
