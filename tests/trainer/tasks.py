@@ -83,13 +83,13 @@ def arguments(folder: Path | str, **changes: Any) -> TrainingArguments:
 
 
 def trainer(
-    folder: Path | str, task: nn.Module | None = None, data: DataModule | None = None, **changes: Any
+    folder: Path | str, task: nn.Module | type[nn.Module] | None = None, data: DataModule | None = None, **changes: Any
 ) -> Trainer:
-    """A Trainer over `Fit` and `Points`; the weights are seeded."""
+    """A Trainer over `Fit` and `Points`; a class is instantiated with seeded weights."""
     callbacks = changes.pop("callbacks", None)
     torch.manual_seed(0)
     return Trainer(
-        model=task if task is not None else Fit(),
+        model=task if isinstance(task, nn.Module) else (task or Fit)(),
         args=arguments(folder, **changes),
         datamodule=data if data is not None else DataModule(train=Points(), eval=Points(20, seed=1)),
         callbacks=callbacks,
