@@ -1,0 +1,104 @@
+"""A run killed with SIGKILL and started again by the same command ends where the uninterrupted one does, to the bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("train_small_task.py")
+NUM_STEPS = 30
+STEPS_PER_EPOCH = 10
+SAVE_STEPS = 3
+
+pytestmark = pytest.mark.slow
+
+
+def start(output_dir: Path) -> subprocess.Popen[str]:
+    root = SCRIPT.parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(SCRIPT), str(output_dir)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=output_dir.parent)
+
+
+def run_until(output_dir: Path, *, kill_step: int | None = None, delay_s: float = 0.0) -> tuple[int, list[str]]:
+    """Start the script and kill it ``delay_s`` after it announces ``kill_step``; return its exit code and its lines."""
+    with start(output_dir) as process:
+        assert process.stdout is not None
+        lines = []
+        for line in map(str.strip, process.stdout):
+            if line.startswith("{"):  # a printed log row
+                continue
+            lines.append(line)
+            if line == f"step {kill_step}":
+                time.sleep(delay_s)
+                process.kill()
+        return process.wait(), lines
+
+
+def seeded_instants(seed: int) -> list[tuple[int, float]]:
+    """Three rising steps inside an epoch each, and a delay: the second falls into the writing of a checkpoint."""
+    choose = random.Random(seed)
+    first, third = choose.randint(4, 8), choose.randint(24, 28)
+    while_saving = choose.choice([12, 15, 18])
+    return [
+        (first, choose.uniform(0, 0.03)),
+        (while_saving, choose.uniform(0, 0.015)),
+        (third, choose.uniform(0, 0.03)),
+    ]
+
+
+def final_files(output_dir: Path) -> dict[str, bytes]:
+    folder = output_dir / f"checkpoint-{NUM_STEPS}"
+    names = ["model.safetensors", "optimizer.safetensors", "optimizer.json", "scheduler.json", "rng-0.safetensors"]
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def logged_steps(output_dir: Path) -> list[dict[str, Any]]:
+    state = json.loads((output_dir / f"checkpoint-{NUM_STEPS}" / "trainer_state.json").read_text())
+    return [row for row in state["log_history"] if "loss" in row]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output_dir = tmp_path_factory.mktemp("uninterrupted") / "run"
+    code, lines = run_until(output_dir)
+    assert code == 0
+    assert lines == ["resumed 0", *(f"step {step}" for step in range(1, NUM_STEPS + 1)), "done"]
+    return output_dir
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_killed_runs_end_bitwise_where_the_uninterrupted_one_does(
+    seed: int, uninterrupted: Path, tmp_path: Path
+) -> None:
+    output_dir = tmp_path / "run"
+    committed_before_kill = 0
+    for kill_step, delay_s in seeded_instants(seed):
+        assert kill_step % STEPS_PER_EPOCH
+        code, lines = run_until(output_dir, kill_step=kill_step, delay_s=delay_s)
+        assert code == -signal.SIGKILL
+        assert int(lines[0].removeprefix("resumed ")) >= committed_before_kill
+        committed_before_kill = (kill_step - 1) // SAVE_STEPS * SAVE_STEPS
+
+    code, lines = run_until(output_dir)
+    assert code == 0
+    assert int(lines[0].removeprefix("resumed ")) >= committed_before_kill
+    assert lines[-1] == "done"
+    assert final_files(output_dir) == final_files(uninterrupted)
+    assert logged_steps(output_dir) == logged_steps(uninterrupted)
+
+
+def test_the_command_of_a_finished_run_trains_no_further(uninterrupted: Path) -> None:
+    before = final_files(uninterrupted)
+    code, lines = run_until(uninterrupted)
+    assert (code, lines) == (0, [f"resumed {NUM_STEPS}", "done"])
+    assert final_files(uninterrupted) == before
