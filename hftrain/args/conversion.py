@@ -184,7 +184,7 @@ def _to_steps(value: Any) -> int | float:
 
 def _to_trackers(value: Any) -> list[str]:
     # "all" means all that are there, and this version has none.
-    return [name for name in to_list(value if value is not None else []) if name not in ("none", "all")]
+    return [name for name in to_list([] if value in (None, "") else value) if name not in ("none", "all")]
 
 
 def _fsdp(value: Any) -> list[Enum]:
