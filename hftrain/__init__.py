@@ -27,14 +27,37 @@ if TYPE_CHECKING:
     from hftrain.hardware.seeding import enable_full_determinism as enable_full_determinism
     from hftrain.hardware.seeding import set_seed as set_seed
     from hftrain.optim.adafactor import Adafactor as Adafactor
+    from hftrain.optim.schedulers import get_adafactor_schedule as get_adafactor_schedule
+    from hftrain.optim.schedulers import get_constant_schedule as get_constant_schedule
+    from hftrain.optim.schedulers import get_constant_schedule_with_warmup as get_constant_schedule_with_warmup
+    from hftrain.optim.schedulers import get_cosine_schedule_with_warmup as get_cosine_schedule_with_warmup
+    from hftrain.optim.schedulers import (
+        get_cosine_with_hard_restarts_schedule_with_warmup as get_cosine_with_hard_restarts_schedule_with_warmup,
+    )
+    from hftrain.optim.schedulers import (
+        get_cosine_with_min_lr_schedule_with_warmup as get_cosine_with_min_lr_schedule_with_warmup,
+    )
+    from hftrain.optim.schedulers import get_inverse_sqrt_schedule as get_inverse_sqrt_schedule
+    from hftrain.optim.schedulers import get_linear_schedule_with_warmup as get_linear_schedule_with_warmup
+    from hftrain.optim.schedulers import (
+        get_polynomial_decay_schedule_with_warmup as get_polynomial_decay_schedule_with_warmup,
+    )
+    from hftrain.optim.schedulers import get_reduce_on_plateau_schedule as get_reduce_on_plateau_schedule
     from hftrain.optim.schedulers import get_scheduler as get_scheduler
+    from hftrain.optim.schedulers import get_wsd_schedule as get_wsd_schedule
     from hftrain.trainer.trainer import Trainer as Trainer
     from hftrain.types.callback import TrainerCallback as TrainerCallback
+    from hftrain.types.choices import DebugOption as DebugOption
+    from hftrain.types.choices import Event as Event
+    from hftrain.types.choices import HubStrategy as HubStrategy
     from hftrain.types.choices import IntervalStrategy as IntervalStrategy
     from hftrain.types.choices import OptimizerNames as OptimizerNames
+    from hftrain.types.choices import ParallelMode as ParallelMode
     from hftrain.types.choices import SaveStrategy as SaveStrategy
     from hftrain.types.choices import SchedulerType as SchedulerType
+    from hftrain.types.control import ExportableState as ExportableState
     from hftrain.types.control import TrainerControl as TrainerControl
+    from hftrain.types.outputs import BestRun as BestRun
     from hftrain.types.outputs import EvalLoopOutput as EvalLoopOutput
     from hftrain.types.outputs import EvalPrediction as EvalPrediction
     from hftrain.types.outputs import PredictionOutput as PredictionOutput
@@ -43,14 +66,20 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Adafactor": "hftrain.optim.adafactor",
+    "BestRun": "hftrain.types.outputs",
     "DataModule": "hftrain.core.data",
+    "DebugOption": "hftrain.types.choices",
     "DefaultFlowCallback": "hftrain.callbacks.flow",
     "EarlyStoppingCallback": "hftrain.callbacks.stopping",
     "EvalLoopOutput": "hftrain.types.outputs",
     "EvalPrediction": "hftrain.types.outputs",
+    "Event": "hftrain.types.choices",
+    "ExportableState": "hftrain.types.control",
     "HftrainError": "hftrain.errors",
+    "HubStrategy": "hftrain.types.choices",
     "IntervalStrategy": "hftrain.types.choices",
     "OptimizerNames": "hftrain.types.choices",
+    "ParallelMode": "hftrain.types.choices",
     "PredictionOutput": "hftrain.types.outputs",
     "PrinterCallback": "hftrain.callbacks.progress",
     "ProgressCallback": "hftrain.callbacks.progress",
@@ -67,7 +96,18 @@ _HOME = {
     "TrainingInterrupted": "hftrain.errors",
     "default_data_collator": "hftrain.data.collators",
     "enable_full_determinism": "hftrain.hardware.seeding",
+    "get_adafactor_schedule": "hftrain.optim.schedulers",
+    "get_constant_schedule": "hftrain.optim.schedulers",
+    "get_constant_schedule_with_warmup": "hftrain.optim.schedulers",
+    "get_cosine_schedule_with_warmup": "hftrain.optim.schedulers",
+    "get_cosine_with_hard_restarts_schedule_with_warmup": "hftrain.optim.schedulers",
+    "get_cosine_with_min_lr_schedule_with_warmup": "hftrain.optim.schedulers",
+    "get_inverse_sqrt_schedule": "hftrain.optim.schedulers",
+    "get_linear_schedule_with_warmup": "hftrain.optim.schedulers",
+    "get_polynomial_decay_schedule_with_warmup": "hftrain.optim.schedulers",
+    "get_reduce_on_plateau_schedule": "hftrain.optim.schedulers",
     "get_scheduler": "hftrain.optim.schedulers",
+    "get_wsd_schedule": "hftrain.optim.schedulers",
     "set_seed": "hftrain.hardware.seeding",
 }
 
