@@ -129,7 +129,7 @@ def _layout(key: str, value: Any, *, name: str) -> _Layout:
         and len(shape) <= MAX_JSON_DEPTH
         and len(span) == 2
         and all(is_count(number) and number < 1 << 48 for number in shape + span)
-        and isinstance(value["dtype"], str)
+        and isinstance(value.get("dtype"), str)
     ):
         raise UnsafeCheckpointError(f"In {name} the entry of {key!r} is no tensor: {str(value)[:200]}.")
     dtype = _DTYPES.get(value["dtype"])

@@ -30,7 +30,7 @@ MAX_JSON_DEPTH = 64
 _CHECKPOINT_NAME = re.compile(r"checkpoint-(\d{1,18})")
 _SHARD_NAME = re.compile(r"model-\d{5,}-of-\d{5,}\.safetensors")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_UNSAFE_IN_PATH = re.compile(r'[\\:\x00-\x1f]')  # backslash and colon lead elsewhere on Windows
+_UNSAFE_IN_PATH = re.compile(r"[\\:\x00-\x1f]")  # backslash and colon lead elsewhere on Windows
 
 
 @dataclass(frozen=True, kw_only=True)

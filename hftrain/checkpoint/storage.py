@@ -11,16 +11,17 @@ import hashlib
 import os
 import shutil
 import stat
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, cast
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-_HASHED_INLINE_BYTES = 1 << 16
-"""Below this a thread costs more than the hash."""
+_MAX_BEHIND_BYTES = 64 << 20
+"""How far the hash may fall behind: so much of a device's tensors is held on the host."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +70,7 @@ class LocalStorage:
         folder = os.path.dirname(path) or "."
         _make_folders(folder)
         with open(path, "wb") as file:
-            written = _write_and_hash(chunks, file.write)
-            file.flush()
-            os.fsync(file.fileno())
+            written = _write_and_hash(chunks, file.write, lambda: _flush_to_disk(file))
         _fsync_folder(folder)
         return written
 
@@ -111,7 +110,7 @@ class UrlStorage:
         """Write an object; object stores show it, whole, when it is closed."""
         self._filesystem.makedirs(os.path.dirname(path), exist_ok=True)
         with self._filesystem.open(path, "wb") as file:
-            return _write_and_hash(chunks, file.write)
+            return _write_and_hash(chunks, file.write, lambda: None)
 
     def list(self, path: str) -> tuple[Entry, ...]:
         """One listing, past fsspec's cache, for other ranks write too."""
@@ -206,22 +205,30 @@ def _remote_entry(name: str, item: dict[str, Any]) -> Entry:
     return Entry(name=name, kind=kinds.get(item["type"], "other"), num_bytes=int(item.get("size") or 0))
 
 
-def _write_and_hash(chunks: Iterable[Buffer], write: Callable[[Buffer], object]) -> Written:
-    """Hash each chunk in a thread while it is written: both release the GIL, so the hash is about free."""
+def _write_and_hash(chunks: Iterable[Buffer], write: Callable[[Buffer], object], flush: Callable[[], None]) -> Written:
+    """Hash in a thread while the chunks are written and flushed: all of it releases the GIL."""
     digest = hashlib.sha256()
     num_bytes = 0
+    hashing: deque[tuple[Future[None], int]] = deque()
+    num_behind = 0
     with ThreadPoolExecutor(max_workers=1) as hasher:
         for chunk in chunks:
             size = memoryview(chunk).nbytes
-            num_bytes += size
-            if size < _HASHED_INLINE_BYTES:
-                digest.update(chunk)
-                write(chunk)
-                continue
-            hashing = hasher.submit(digest.update, chunk)
+            hashing.append((hasher.submit(digest.update, chunk), size))
             write(chunk)
-            hashing.result()
+            num_bytes += size
+            num_behind += size
+            while num_behind > _MAX_BEHIND_BYTES:
+                future, done = hashing.popleft()
+                future.result()
+                num_behind -= done
+        flush()
     return Written(num_bytes=num_bytes, sha256=digest.hexdigest())
+
+
+def _flush_to_disk(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _make_folders(folder: str) -> None:

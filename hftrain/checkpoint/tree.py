@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -82,7 +83,7 @@ class _Packer:
 
     def _pack_numpy(self, node: Any, path: str) -> Any:
         try:
-            tensor = torch.from_numpy(node.reshape(node.shape).copy())  # reshape makes an array of a scalar
+            tensor = torch.from_numpy(np.array(node))
         except (AttributeError, TypeError) as error:
             raise CheckpointError(f"The state at {path!r} is numpy that torch cannot hold: {error}.") from error
         return {"$scalar" if type(node).__name__ != "ndarray" else "$array": self._keep(tensor, path)}

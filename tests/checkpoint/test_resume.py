@@ -1,0 +1,140 @@
+"""Which checkpoint resume_from_checkpoint takes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from hftrain.errors import CheckpointNotFoundError, TornCheckpointError
+from tests.checkpoint.kit import manager, save
+
+
+def tear(path: Path) -> None:
+    (path / "MANIFEST.json").rename(path / ".incomplete")
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    for step in (1, 2, 3):
+        save(manager(tmp_path / "out"), step)
+    return tmp_path / "out"
+
+
+@pytest.mark.parametrize("value", [None, False, ""])
+def test_nothing_asked_is_a_fresh_start(value: bool | str | None, out: Path) -> None:
+    assert manager(out).resolve(value) is None
+
+
+@pytest.mark.parametrize("value", [True, "auto"])
+def test_the_newest_committed_is_taken_past_torn_ones(value: bool | str, out: Path) -> None:
+    tear(out / "checkpoint-3")
+    assert manager(out).resolve(value) == f"{out}/checkpoint-2"
+
+
+@pytest.mark.parametrize("value", [True, "auto"])
+def test_one_whose_bytes_changed_is_passed_over_with_a_warning(
+    value: bool | str, out: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = bytearray((out / "checkpoint-3/model.safetensors").read_bytes())
+    (out / "checkpoint-3/model.safetensors").write_bytes(data[:-1] + b"\x77")
+    assert manager(out).resolve(value) == f"{out}/checkpoint-2"
+    assert "checkpoint-3 is passed over" in caplog.text
+    assert manager(out, verify="sizes").resolve(value) == f"{out}/checkpoint-3"
+
+
+def test_a_path_is_that_one(out: Path) -> None:
+    assert manager(out).resolve(f"{out}/checkpoint-1/") == f"{out}/checkpoint-1"
+    assert manager(out).resolve(out / "checkpoint-1") == f"{out}/checkpoint-1"  # type: ignore[arg-type]
+
+
+def test_a_relative_name_is_tried_as_given_then_under_output_dir(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(out.parent)
+    assert manager("out").resolve("checkpoint-1") == "out/checkpoint-1"
+    assert manager("out").resolve("out/checkpoint-1") == "out/checkpoint-1"
+    save(manager("."), 1)
+    assert manager("out").resolve("checkpoint-1") == "checkpoint-1"
+
+
+def test_a_torn_path_becomes_the_newest_committed_before_it_with_a_warning(
+    out: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tear(out / "checkpoint-2")
+    assert manager(out).resolve("checkpoint-2") == f"{out}/checkpoint-1"
+    assert "taking" in caplog.text
+    assert "checkpoint-1" in caplog.text
+
+
+def test_a_torn_path_with_only_later_ones_beside_it_is_an_error(out: Path) -> None:
+    tear(out / "checkpoint-1")
+    with pytest.raises(TornCheckpointError, match="none before it"):
+        manager(out).resolve("checkpoint-1")
+
+
+def test_a_torn_path_outside_output_dir_is_an_error(out: Path, tmp_path: Path) -> None:
+    tear(out / "checkpoint-3")
+    with pytest.raises(TornCheckpointError, match="never committed"):
+        manager(tmp_path / "other").resolve(f"{out}/checkpoint-3")
+
+
+@pytest.mark.parametrize("value", [True, "auto", "checkpoint-2"])
+def test_only_torn_ones_start_at_step_zero_with_a_warning(
+    value: bool | str, out: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for step in (1, 2, 3):
+        tear(out / f"checkpoint-{step}")
+    assert manager(out).resolve(value) is None
+    assert "starting at step 0" in caplog.text
+
+
+def test_an_empty_folder_left_by_a_kill_counts_as_torn(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "checkpoint-1").mkdir()
+    assert manager(tmp_path).resolve(True) is None
+    assert manager(tmp_path).resolve("checkpoint-1") is None
+    assert caplog.text.count("starting at step 0") == 2
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_none_at_all_is_an_error_for_true_and_a_fresh_start_for_auto(exists: bool, tmp_path: Path) -> None:
+    if exists:
+        (tmp_path / "out/runs").mkdir(parents=True)
+    assert manager(tmp_path / "out").resolve("auto") is None
+    with pytest.raises(CheckpointNotFoundError, match=r"No valid checkpoint found in output directory \(.*out\)"):
+        manager(tmp_path / "out").resolve(True)
+
+
+@pytest.mark.parametrize("name", ["checkpoint-9", "runs"])
+def test_a_path_where_there_is_none_is_an_error(name: str, out: Path) -> None:
+    (out / "runs").mkdir()
+    with pytest.raises(ValueError, match="Can't find a valid checkpoint at"):
+        manager(out).resolve(name)
+
+
+@pytest.mark.parametrize("value", [True, "checkpoint-8"])
+def test_the_references_checkpoint_is_used_with_one_line_that_it_cannot_be_verified(
+    value: bool | str, out: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (out / "checkpoint-8").mkdir()
+    (out / "checkpoint-8/trainer_state.json").write_text('{"global_step": 8}')
+    assert manager(out).resolve(value) == f"{out}/checkpoint-8"
+    assert len(caplog.records) == 1
+    assert "cannot be verified" in caplog.text
+
+
+def test_a_references_checkpoint_of_fewer_steps_is_older_than_ours(out: Path) -> None:
+    (out / "checkpoint-2/MANIFEST.json").unlink()
+    assert manager(out).resolve(True) == f"{out}/checkpoint-3"
+
+
+def test_only_checkpoints_of_a_later_format_are_an_error_not_a_fresh_start(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-1").mkdir()
+    (tmp_path / "checkpoint-1/MANIFEST.json").write_text('{"format": 2}')
+    for value in (True, "auto", "checkpoint-1"):
+        with pytest.raises(TornCheckpointError, match="Update hftrain"):
+            manager(tmp_path).resolve(value)
+
+
+def test_a_file_where_a_folder_is_named_is_not_found(out: Path) -> None:
+    with pytest.raises(CheckpointNotFoundError):
+        manager(out).resolve(os.path.join(out, "checkpoint-1", "model.safetensors"))
