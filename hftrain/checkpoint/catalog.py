@@ -66,13 +66,18 @@ class CheckpointFolder:
 
 
 def inspect_folder(storage: Storage, path: str) -> CheckpointFolder:
-    """Look at one folder: read its manifest and compare the sizes of all files it lists. Reads no other file."""
-    files = dict(walk(storage, path))
+    """Look at one folder: read its manifest and compare the sizes of all files it lists. Reads no other file.
+
+    Without a manifest only the top level is looked at: the folder may be a whole output_dir.
+    """
+    top = storage.list(path)
+    is_listed = any(entry.name == MANIFEST and entry.kind != "folder" for entry in top)
+    files = dict(walk(storage, path)) if is_listed else {it.name: it for it in top if it.kind != "folder"}
     step = parse_step(name_of(path))
     manifest = None
     reason = ""
-    status = _status_without_manifest(files, step)
-    if MANIFEST in files:
+    status = _status_without_manifest(files, is_empty_step=not top and step is not None)
+    if is_listed:
         try:
             manifest = read_manifest(storage, path, files)
             check_sizes(path, manifest, files)
@@ -86,9 +91,9 @@ def inspect_folder(storage: Storage, path: str) -> CheckpointFolder:
     return CheckpointFolder(path=path, status=status, step=step, files=files, manifest=manifest, reason=reason)
 
 
-def _status_without_manifest(files: dict[str, Entry], step: int | None) -> Status:
+def _status_without_manifest(files: dict[str, Entry], *, is_empty_step: bool) -> Status:
     # An empty checkpoint-<step> is what is left when a save or a removal is stopped at its first or last step.
-    if INCOMPLETE in files or (not files and step is not None):
+    if INCOMPLETE in files or is_empty_step:
         return Status.TORN
     return Status.UNVERIFIABLE if TRAINER_STATE in files else Status.NOT_ONE
 

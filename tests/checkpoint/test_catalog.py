@@ -58,6 +58,7 @@ def test_a_folder_is_what_its_files_say(damage: str, tmp_path: Path) -> None:
         ([".incomplete", "trainer_state.json"], Status.TORN),
         (["trainer_state.json", "optimizer.pt"], Status.UNVERIFIABLE),
         (["model.safetensors"], Status.NOT_ONE),
+        (["MANIFEST.json/x"], Status.NOT_ONE),
     ],
     ids=str,
 )
@@ -66,8 +67,14 @@ def test_a_folder_without_a_manifest_is_torn_or_the_references_or_no_checkpoint(
 ) -> None:
     (tmp_path / "checkpoint-5").mkdir()
     for name in files:
-        (tmp_path / "checkpoint-5" / name).touch()
+        LocalStorage().write(f"{tmp_path}/checkpoint-5/{name}", [])
     assert inspect_folder(LocalStorage(), f"{tmp_path}/checkpoint-5").status is status
+
+
+def test_a_folder_of_folders_is_somebody_elses_and_stays(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-1/global_step1").mkdir(parents=True)
+    save(manager(tmp_path), 2)
+    assert (tmp_path / "checkpoint-1/global_step1").is_dir()
 
 
 def test_only_the_folders_of_steps_are_found_and_links_are_not(tmp_path: Path) -> None:
