@@ -26,21 +26,26 @@ def start(output_dir: Path) -> subprocess.Popen[str]:
     root = SCRIPT.parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(SCRIPT), str(output_dir)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=output_dir.parent)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment, cwd=output_dir.parent)
 
 
 def run_until(output_dir: Path, *, kill_step: int | None = None, delay_s: float = 0.0) -> tuple[int, list[str]]:
-    """Start the script and kill it ``delay_s`` after it announces ``kill_step``; return its exit code and its lines."""
+    """Start the script, kill it ``delay_s`` after it went on from ``kill_step``; return its exit code and its lines."""
     with start(output_dir) as process:
         assert process.stdout is not None
+        assert process.stdin is not None
         lines = []
         for line in map(str.strip, process.stdout):
             if line.startswith("{"):  # a printed log row
                 continue
             lines.append(line)
+            if line.startswith("step "):
+                print(file=process.stdin, flush=True)  # go on
             if line == f"step {kill_step}":
                 time.sleep(delay_s)
                 process.kill()
+                break
         return process.wait(), lines
 
 
