@@ -93,11 +93,13 @@ class Engine:
         self.num_nodes: int = world.num_nodes
         self.is_world_process_zero: bool = world.is_world_process_zero
         self.is_local_process_zero: bool = world.is_local_process_zero
+        if settings.precision != "fp32":
+            check_half_precision(settings.precision, self.device)
         if settings.full_eval == "bf16":
             check_half_precision("bf16", self.device)
+        ensure_process_group(settings.ddp_backend, settings.ddp_timeout_s, self.device)  # before Fabric is imported
         self._precision = make_precision(settings.precision, self.device)
         self._scaler: LossScaler | None = getattr(self._precision, "scaler", None)
-        ensure_process_group(settings.ddp_backend, settings.ddp_timeout_s, self.device)
         self._strategy = make_strategy(
             self.device,
             world,

@@ -36,7 +36,7 @@ class GradientList:
         grads = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         if not grads:
             return None
-        if not self._is_uniform or any(grad.is_sparse for grad in grads):
+        if not self._is_uniform:
             return torch.nn.utils.clip_grad_norm_(self.parameters, max_norm, error_if_nonfinite=False)
         with torch.no_grad():
             norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads, 2.0)), 2.0)

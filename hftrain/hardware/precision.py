@@ -74,17 +74,12 @@ def _forward_only_class() -> type[MixedPrecision]:
 
 
 def make_precision(name: PrecisionName, device: torch.device) -> Precision:
-    """Fabric's precision plugin for ``name``: used for its forward context and, in fp16, for scaling the loss.
-
-    Raises:
-        HardwareError: the device cannot compute in that precision.
-    """
+    """Fabric's precision plugin for ``name``: used for its forward context and, in fp16, for scaling the loss."""
     load_fabric()
     if name == "fp32":
         from lightning_fabric.plugins import Precision
 
         return Precision()
-    check_half_precision(name, device)
     mixed = _forward_only_class()
     if name == "bf16":
         return mixed("bf16-mixed", device.type)

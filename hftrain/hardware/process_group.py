@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import importlib
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from hftrain.hardware.world import World, read_world
 logger = logging.getLogger(__name__)
 
 _DEFAULT_BACKENDS = {"cuda": "nccl", "cpu": "gloo"}
+_HOLDER = "torch.distributed.nn.functional"
 _RENDEZVOUS = ("MASTER_ADDR", "MASTER_PORT")
 
 
@@ -48,6 +51,7 @@ def ensure_process_group(backend: str | None, timeout_s: float, device: torch.de
         HardwareError: the group that exists contradicts what is asked for, or none can be created.
     """
     world = read_world()
+    _import_what_would_hold_the_group()
     if _is_initialized():
         _check_existing(backend, timeout_s, world)
     elif world.world_size > 1:
@@ -84,6 +88,23 @@ def first(is_first: bool) -> Iterator[None]:
 
 def _is_initialized() -> bool:
     return dist.is_available() and dist.is_initialized()
+
+
+def _import_what_would_hold_the_group() -> None:
+    """Import, while no default group can be seen, the torch module that Fabric would import later.
+
+    Its functions take the default group as a default argument. Imported after the group was made they would hold it
+    beyond `destroy_process_group`, its threads would outlive the interpreter, and the process would abort at exit
+    ("terminate called without an active exception") in about one run of twenty.
+    """
+    if not dist.is_available() or _HOLDER in sys.modules:
+        return
+    existing = dist.GroupMember.WORLD
+    dist.GroupMember.WORLD = None
+    try:
+        importlib.import_module(_HOLDER)
+    finally:
+        dist.GroupMember.WORLD = existing
 
 
 def _is_current(made: _OurGroup) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,10 @@ from hftrain.hardware.engine import EngineSettings, create_engine
 from hftrain.hardware.process_group import ensure_process_group, first, shutdown
 from tests.distributed.launch import launch, launch_script
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="the threads of a process are read from /proc"),
+]
 
 
 def refusal(**settings: Any) -> str:
@@ -30,9 +34,20 @@ def use_a_foreign_group() -> dict[str, Any]:
     engine = create_engine(EngineSettings(accelerator="cpu"))
     everyone = engine.gather_object(engine.process_index)
     shutdown()
-    survives = dist.is_initialized()
+    survives, threads = dist.is_initialized(), gloo_threads()
+    dist.barrier()
     dist.destroy_process_group()
-    return {"other_backend": other_backend, "everyone": everyone, "survives": survives}
+    return {
+        "other_backend": other_backend,
+        "everyone": everyone,
+        "survives": survives,
+        "threads": [threads > 0, gloo_threads()],
+    }
+
+
+def gloo_threads() -> int:
+    """Threads that would abort the process if they outlived the interpreter; Linux only."""
+    return sum("gloo" in (task / "comm").read_text() for task in Path("/proc/self/task").iterdir())
 
 
 def use_our_group(order_file: str) -> dict[str, Any]:
@@ -48,7 +63,7 @@ def use_our_group(order_file: str) -> dict[str, Any]:
     }
     dist.barrier()
     shutdown()
-    result["is_gone"] = not dist.is_initialized()
+    result["is_gone"] = not dist.is_initialized() and gloo_threads() == 0
     return result
 
 
@@ -57,6 +72,7 @@ def test_a_group_that_other_code_made_is_checked_used_and_left_alone() -> None:
         assert "other code already created the process group with 'gloo'" in rank["other_backend"]
         assert rank["everyone"] == [0, 1]
         assert rank["survives"]
+        assert rank["threads"] == [True, 0]  # nothing of ours holds the group once its owner destroyed it
 
 
 def test_our_own_group_refuses_contradictions_and_ends_when_told(tmp_path: Any) -> None:
