@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import subprocess
 import sys
 import weakref
@@ -90,6 +91,58 @@ def test_a_step_reads_nothing_from_the_device(precision: str) -> None:
         engine.optimizer_step(optimizer)
         engine.zero_grad(optimizer)
     assert reads.count == 0
+
+
+@pytest.fixture
+def fp16(monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """An fp16 engine on CPU: what is refused to users computes the same as on a GPU."""
+    monkeypatch.setattr("hftrain.hardware.engine.check_half_precision", lambda name, device: None)
+    return engine_of(precision="fp16")
+
+
+def fp16_step(engine: Engine, task: Task, factor: float = 1.0) -> tuple[Tensor | None, bool]:
+    engine.wrap(task, steps=["training_step"])
+    optimizer = engine.make_optimizer(lambda: torch.optim.SGD(task.parameters(), lr=0.1))
+    engine.backward(engine.step("training_step")(X / 100) * factor)  # the first scale is 65536, and fp16 ends there
+    norm = engine.clip(1e6)
+    stepped = engine.optimizer_step(optimizer)
+    engine.zero_grad(optimizer)
+    return norm, stepped
+
+
+def test_fp16_clips_unscaled_gradients_and_follows_fp32(fp16: Engine) -> None:
+    task, twin = Task(), Task()
+    norm, stepped = fp16_step(fp16, task)
+    exact, _ = fp16_step(engine_of(), twin)
+    assert stepped
+    assert torch.allclose(norm, exact, rtol=1e-2)
+    assert torch.allclose(task.net.weight, twin.net.weight, rtol=1e-2)
+
+
+def test_an_fp16_overflow_skips_the_step_and_the_next_one_is_free_of_it(fp16: Engine) -> None:
+    task = Task()
+    norm, stepped = fp16_step(fp16, task, factor=float("inf"))
+    assert not stepped
+    assert not norm.isfinite()
+    assert torch.equal(task.net.weight, Task().net.weight)
+    assert fp16_step(fp16, task)[1]
+    assert task.net.weight.isfinite().all()
+
+
+def test_an_fp16_step_reads_the_overflow_flag_and_nothing_else(fp16: Engine) -> None:
+    with HostReads() as reads:
+        fp16_step(fp16, Task())
+    assert reads.count == 1
+
+
+def test_the_scale_survives_json(fp16: Engine) -> None:
+    task = Task()
+    fp16_step(fp16, task, factor=float("inf"))
+    state = json.loads(json.dumps(fp16.scaler_state()))
+    assert state["scale"] == 2.0**15
+    fresh = engine_of(precision="fp16")
+    fresh.load_scaler_state(state)
+    assert fresh.scaler_state() == state
 
 
 def test_a_step_that_was_not_wrapped_is_refused_by_name() -> None:
