@@ -22,6 +22,10 @@ logger = logging.getLogger(__name__)
 
 _END = object()
 
+# Looking a member up on an Enum costs more than calling a callback that does nothing.
+_STEP_BEGIN, _SUBSTEP_END, _STEP_END = Event.STEP_BEGIN, Event.SUBSTEP_END, Event.STEP_END
+_PRE_OPTIMIZER_STEP, _OPTIMIZER_STEP = Event.PRE_OPTIMIZER_STEP, Event.OPTIMIZER_STEP
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoopSettings:
@@ -158,7 +162,7 @@ class LoopRunner:
         for group, num_batches in self._groups(batches):
             self._run_step(group, num_batches)
             self._react()
-            if self.control.should_epoch_stop or self.control.should_training_stop:
+            if self._ends_epoch():
                 break
         if self.state.global_step == step_before and not resumed_at_end:
             logger.warning("Epoch %d yielded no batch: training stops at step %d.", position.epoch, step_before)
@@ -166,6 +170,11 @@ class LoopRunner:
         position.next_epoch()
         self.events.emit(Event.EPOCH_END)
         self._react()
+
+    def _ends_epoch(self) -> bool:
+        control = self.control
+        is_over = self.state.global_step >= self.horizon.max_steps
+        return control.should_epoch_stop or control.should_training_stop or is_over
 
     def _put_back_rng(self) -> None:
         if self._restore_rng is not None:
@@ -215,7 +224,7 @@ class LoopRunner:
     def _run_step(self, group: Iterable[Any], num_batches: int) -> None:
         """Do one optimizer step over the group's micro-batches. Reads nothing back from the device."""
         emit, engine, task, losses = self.events.emit, self.engine, self.task, self.losses.shares
-        emit(Event.STEP_BEGIN)
+        emit(_STEP_BEGIN)
         if num_batches != self._num_batches_in_step:
             task.begin_step(num_batches)
             self._num_batches_in_step = num_batches
@@ -227,19 +236,19 @@ class LoopRunner:
                 engine.set_sync(left == 0 or self.settings.sync_each_batch)
             losses.append(task.forward_backward(batch, num_items))
             if left:
-                emit(Event.SUBSTEP_END)
+                emit(_SUBSTEP_END)
         if self.settings.max_grad_norm > 0:
             self.grad_norm = engine.clip(self.settings.max_grad_norm)
-        emit(Event.PRE_OPTIMIZER_STEP)
+        emit(_PRE_OPTIMIZER_STEP)
         stepped = engine.optimizer_step(self.optimizer)
-        emit(Event.OPTIMIZER_STEP)
+        emit(_OPTIMIZER_STEP)
         self.learning_rate = self.optimizer.param_groups[0]["lr"]
         if stepped and self.scheduler is not None:
             self.scheduler.step()
         # Also after a skipped step, or its infinities stay in every later sum.
         engine.zero_grad(self.optimizer)
         self._advance(num_batches)
-        emit(Event.STEP_END)
+        emit(_STEP_END)
 
     def _count_items(self, group: Iterable[Any]) -> Tensor | None:
         count = self.task.count_items(group if isinstance(group, Sequence) else tuple(group))

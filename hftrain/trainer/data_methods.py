@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from hftrain.core.data import DataModule
 from hftrain.core.task import TaskModule
 from hftrain.data.collators import default_data_collator
-from hftrain.data.columns import drop_unused, signature_columns
+from hftrain.data.columns import PruningCollator, drop_unused, is_table, signature_columns
 from hftrain.data.loaders import eval_loader, train_loader
 from hftrain.errors import ConfigurationError
 from hftrain.trainer.settings import loader_settings
@@ -28,23 +28,23 @@ class DataMethods(StepMethods):
         engine = self._running_engine()
         data = self._training_data()
         settings = loader_settings(self.args, engine, training=True)
-        return train_loader(
-            self._without_unused_columns(data),
-            settings,
-            collate_fn=self._collate_fn(),
-            sampler=self._get_train_sampler(data),
-        )
+        sampler = self._get_train_sampler(data)
+        data, collate_fn = self._pruned(data, "training")
+        return train_loader(data, settings, collate_fn=collate_fn, sampler=sampler)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """Return the loader of one evaluation set: given, named, or the only one there is."""
         data = self._one_eval_set(eval_dataset)
-        settings = loader_settings(self.args, self._running_engine(), training=False)
-        return eval_loader(self._without_unused_columns(data), settings, collate_fn=self._collate_fn())
+        return self._eval_loader(data, "evaluation")
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
         """Return the loader of a test set."""
+        return self._eval_loader(test_dataset, "test")
+
+    def _eval_loader(self, data: Any, description: str) -> DataLoader[Any]:
         settings = loader_settings(self.args, self._running_engine(), training=False)
-        return eval_loader(self._without_unused_columns(test_dataset), settings, collate_fn=self._collate_fn())
+        data, collate_fn = self._pruned(data, description)
+        return eval_loader(data, settings, collate_fn=collate_fn)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         """Return a torch Sampler over the training set, or None for the seeded order of our own."""
@@ -89,10 +89,15 @@ class DataMethods(StepMethods):
             return self.datamodule.collate_fn
         return None if isinstance(self.model, TaskModule) else default_data_collator
 
-    def _without_unused_columns(self, data: Any) -> Any:
+    def _pruned(self, data: Any, description: str) -> tuple[Any, Any]:
+        """Return data and collate function that leave out what the model's forward does not take."""
+        collate_fn = self._collate_fn()
         if isinstance(self.model, TaskModule) or not self.args.remove_unused_columns:
-            return data
-        return drop_unused(data, signature_columns(self.model, self.label_names))
+            return data, collate_fn
+        columns = signature_columns(self.model, self.label_names)
+        if is_table(data):
+            return drop_unused(data, columns, description=description), collate_fn
+        return data, PruningCollator(collate_fn, columns=columns, description=description)
 
     def _has_evaluation_data(self) -> bool:
         if self.datamodule is not None:
