@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal
 
 from hftrain.args.accelerator import AcceleratorConfig
+from hftrain.args.environment import accelerator_of
 from hftrain.core.runner import LoopSettings
 from hftrain.data.settings import LoaderSettings
+from hftrain.errors import ConfigurationError
 from hftrain.hardware.engine import EngineSettings
 from hftrain.optim.optimizers import OptimizerSettings, parse_optim_args
 
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 def engine_settings(args: TrainingArguments) -> EngineSettings:
     """Return devices, precision, strategy and compilation."""
     return EngineSettings(
-        accelerator=_accelerator(args),
+        accelerator=accelerator_of(args),
         precision="bf16" if args.bf16 else "fp16" if args.fp16 else "fp32",
         full_eval=_full_eval(args),
         tf32=args.tf32,
@@ -31,6 +33,20 @@ def engine_settings(args: TrainingArguments) -> EngineSettings:
         compile_backend=args.torch_compile_backend,
         compile_mode=args.torch_compile_mode,
     )
+
+
+def check_autocast_backend(args: TrainingArguments, device_type: str) -> None:
+    """Refuse a ``half_precision_backend`` that names another device than the run has.
+
+    Raises:
+        ConfigurationError: it does, and a half precision is on.
+    """
+    device_of = {"cpu_amp": "cpu", "cuda_amp": "cuda"}.get(args.half_precision_backend, device_type)
+    if (args.bf16 or args.fp16) and device_of != device_type:
+        raise ConfigurationError(
+            f"half_precision_backend={args.half_precision_backend!r} computes on {device_of}, and this run's device is "
+            f"{device_type}. Set half_precision_backend='auto', or use_cpu={device_of == 'cpu'}."
+        )
 
 
 def loop_settings(args: TrainingArguments) -> LoopSettings:
@@ -87,12 +103,6 @@ def scheduler_arguments(args: TrainingArguments, num_training_steps: int) -> dic
         "num_training_steps": num_training_steps,
         "scheduler_specific_kwargs": args.lr_scheduler_kwargs or {},
     }
-
-
-def _accelerator(args: TrainingArguments) -> str:
-    if args.use_cpu:
-        return "cpu"
-    return "mps" if args.use_mps_device else "auto"
 
 
 def _full_eval(args: TrainingArguments) -> Literal["bf16", "fp16"] | None:

@@ -8,11 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from hftrain.core.batches import describe_batch
 from hftrain.errors import TaskError
+from hftrain.hardware.engine import create_engine
 from hftrain.optim.optimizers import build_optimizer
 from hftrain.optim.param_groups import decay_parameter_names, param_groups
 from hftrain.optim.schedulers import get_scheduler
 from hftrain.trainer.base import TrainerBase
-from hftrain.trainer.settings import optimizer_settings, scheduler_arguments
+from hftrain.trainer.settings import (
+    check_autocast_backend,
+    engine_settings,
+    optimizer_settings,
+    scheduler_arguments,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -94,7 +100,9 @@ class StepMethods(TrainerBase):
             optimizer = own([p for p in self.model.parameters() if p.requires_grad])
             if optimizer is not None:
                 return optimizer  # type: ignore[no-any-return]
-        groups = param_groups(self.model, self.args.weight_decay)
+        groups = param_groups(
+            self.model, self.args.weight_decay, decay_names=self.get_decay_parameter_names(self.model)
+        )
         if self.optimizer_cls_and_kwargs is not None:
             optimizer_class, kwargs = self.optimizer_cls_and_kwargs
             return optimizer_class(groups, **kwargs)
@@ -146,10 +154,9 @@ class StepMethods(TrainerBase):
         return self._engine
 
     def _new_engine(self) -> Engine:
-        from hftrain.hardware.engine import create_engine
-        from hftrain.trainer.settings import engine_settings
-
-        return create_engine(engine_settings(self.args))
+        engine = create_engine(engine_settings(self.args))
+        check_autocast_backend(self.args, engine.device.type)
+        return engine
 
 
 def _loss_of(outputs: Any, inputs: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from hftrain.callbacks.progress import progress_callback_class
 from hftrain.core.task import TaskModule
 from hftrain.errors import ConfigurationError, NotAvailableError
 from hftrain.hardware.seeding import enable_full_determinism, set_seed
+from hftrain.hardware.world import read_world
 from hftrain.trainer.fitting import fit, refuse_resume_value
 from hftrain.trainer.save_methods import SaveMethods
 from hftrain.types.control import TrainerControl
@@ -72,6 +74,7 @@ class Trainer(SaveMethods):
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
         self.args = args if args is not None else TrainingArguments("tmp_trainer")
+        set_log_level(self.args)
         self._engine = self._runner = self._checkpoints = self._loaded_checkpoint = None
         self._stages_set_up = set()
         self.run_id = None
@@ -86,6 +89,7 @@ class Trainer(SaveMethods):
         self.optimizer, self.lr_scheduler = optimizers
         self.optimizer_cls_and_kwargs = optimizer_cls_and_kwargs
         self._refuse_two_optimizers()
+        _refuse_saving_on_each_of_several_nodes(self.args)
         self.label_names = list(self.args.label_names or ["labels"])
         self.is_in_train = False
         self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
@@ -220,6 +224,31 @@ class Trainer(SaveMethods):
                 "to evaluate on, and there is none. Pass eval_dataset=... or DataModule(eval=...), or set "
                 'eval_strategy="no".'
             )
+
+
+def set_log_level(args: TrainingArguments) -> None:
+    """Give hftrain's logger the level that the arguments name for this process; "passive" leaves it alone.
+
+    A level asks for lines, so where nobody set up logging they go to stderr.
+    """
+    package_logger = logging.getLogger("hftrain")
+    level = args.get_process_log_level()
+    if level == package_logger.getEffectiveLevel():
+        return
+    package_logger.setLevel(level)
+    if not package_logger.hasHandlers():
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+        package_logger.addHandler(handler)
+
+
+def _refuse_saving_on_each_of_several_nodes(args: TrainingArguments) -> None:
+    num_nodes = read_world().num_nodes
+    if args.save_on_each_node and num_nodes > 1:
+        raise NotAvailableError(
+            f"save_on_each_node=True on {num_nodes} nodes is not available in this version: the main process writes. "
+            "Set save_on_each_node=False and output_dir to a folder that all nodes see."
+        )
 
 
 def _refuse_unavailable(**parameters: Any) -> None:
