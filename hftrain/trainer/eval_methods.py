@@ -59,14 +59,17 @@ class EvalMethods(DataMethods):
         """Predict over ``test_dataset`` (None: the DataModule's predict data, or its test data).
 
         Returns:
-            Predictions and labels as numpy arrays in the data set's order, and the metrics if there are labels.
+            Predictions and labels as numpy arrays in the data set's order, and the metrics if there are labels. With
+            ``args.prediction_loss_only`` just the loss, and None for the others.
 
         All ranks must call this.
         """
         started = time.perf_counter()
         self._set_up_data("predict")
         loader = self.get_test_dataloader(self._prediction_data() if test_dataset is None else test_dataset)
-        outcome = self._evaluator(loader).predict(EpochLoader(loader, seed=self.args.seed))
+        source, evaluator = EpochLoader(loader, seed=self.args.seed), self._evaluator(loader)
+        loss_only = self.args.prediction_loss_only
+        outcome = evaluator.evaluate(source, loss_only=True) if loss_only else evaluator.predict(source)
         metrics = self._metrics(outcome, metric_key_prefix, started)
         self.control = self.callback_handler.on_predict(self.args, self.state, self.control, metrics)
         return PredictionOutput(
