@@ -1,0 +1,38 @@
+"""The benchmarks run and print what they promise; their figures are judged by people on a quiet machine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FOLDER = Path(__file__).parent
+
+
+def printed_json(script: str, *options: str) -> dict[str, Any]:
+    command = [sys.executable, str(FOLDER / script), "--json", *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1), done.stderr  # 1: the control found this machine too restless
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+@pytest.mark.slow
+def test_step_overhead_measures_both_doors_beside_the_raw_loop() -> None:
+    document = printed_json(
+        "step_overhead.py", "--repeats", "2", "--steps", "20", "--only", "hftrain-task,hftrain-trainer"
+    )
+    assert [row["variant"] for row in document["results"]] == ["raw", "hftrain-task", "hftrain-trainer"]
+    assert all(row["cpu_us"] > 0 for row in document["results"])
+    assert document["void"] in (True, False)
+
+
+@pytest.mark.slow
+def test_startup_measures_fresh_processes() -> None:
+    document = printed_json("startup.py", "--repeats", "1", "--only", "hftrain-task")
+    assert set(document["cpu_s"]) == {"raw", "hftrain-task"}
+    assert all(seconds > 0 for seconds in document["cpu_s"].values())
