@@ -217,3 +217,142 @@ PARTLY_REFUSED: dict[str, object] = {
     "eval_do_concat_batches": False,
     "accelerator_config": {"use_configured_state": True},
 }
+
+# Where it is proved: argument that acts -> tests that fail, at least one of them, when it is ignored. Where a chain of
+# two is named, the first follows the argument to a layer's setting, and the second shows what the layer makes of it.
+_LOOP = "tests/trainer/test_arguments_act.py::"
+_UPDATES = "tests/trainer/test_arguments_act_on_updates.py::"
+_DEVICES = "tests/trainer/test_arguments_act_on_devices.py::"
+_STEPS = f"{_LOOP}test_an_epoch_of_64_samples_has_so_many_steps"
+_ROWS = f"{_LOOP}test_rows_come_at_these_steps"
+_CHECKPOINTS = f"{_LOOP}test_checkpoints_of_these_steps_are_there"
+_ENGINE = f"{_DEVICES}test_the_engine_is_told"
+_WORKERS = f"{_DEVICES}test_the_trainers_loaders_have_the_workers"
+_LOG_LEVEL = f"{_DEVICES}test_a_process_of_two_nodes_logs_at_its_level"
+_OPTIMIZER = f"{_UPDATES}test_the_optimizer_is_told_and_updates_otherwise"
+_RATES = f"{_UPDATES}test_the_learning_rate_follows_the_schedule"
+_FORMATS = f"{_UPDATES}test_numbers_have_the_format_that_is_asked_for"
+_COMPILED = f"{_UPDATES}test_the_training_step_is_compiled_as_asked"
+_COMPILES = "tests/hardware/test_engine.py::test_what_step_calls_is_compiled_once_and_the_names_stay"
+_RECOMPUTES = f"{_UPDATES}test_gradient_checkpointing_recomputes_and_passes_its_keyword_arguments_on"
+_CHOOSES = "tests/hardware/test_devices.py::test_auto_takes_the_best_device_there_is"
+_RULES = "tests/args/test_rules.py::test_a_rule_says_what_was_found_and_what_to_set"
+_DDP_OPTIONS = "tests/hardware/test_strategies.py::test_ddp_gets_the_options_that_were_set_and_no_others"
+_GROUP = "tests/distributed/test_process_group.py::test_our_own_group_refuses_contradictions_and_ends_when_told"
+_NOT_OFFERED = "tests/args/test_argument_table.py::test_a_refused_argument_is_named_and_something_else_is_offered"
+
+PROOFS: dict[str, tuple[str, ...]] = {
+    "output_dir": (_CHECKPOINTS,),
+    "eval_strategy": (_ROWS,),
+    "prediction_loss_only": (f"{_LOOP}test_only_the_loss_is_computed_when_that_is_asked",),
+    "per_device_train_batch_size": (_STEPS,),
+    "per_device_eval_batch_size": (f"{_LOOP}test_evaluation_has_its_own_batch_size",),
+    "per_gpu_train_batch_size": (f"{_UPDATES}test_old_spellings_of_batch_sizes_act_in_a_run",),
+    "per_gpu_eval_batch_size": (f"{_UPDATES}test_old_spellings_of_batch_sizes_act_in_a_run",),
+    "gradient_accumulation_steps": (_STEPS,),
+    "eval_accumulation_steps": (f"{_LOOP}test_predictions_move_to_the_host_every_so_many_batches",),
+    "eval_delay": (_ROWS,),
+    "torch_empty_cache_steps": (f"{_LOOP}test_memory_is_released_every_so_many_steps",),
+    "learning_rate": (_OPTIMIZER,),
+    "weight_decay": (_OPTIMIZER,),
+    "adam_beta1": (_OPTIMIZER,),
+    "adam_beta2": (_OPTIMIZER,),
+    "adam_epsilon": (_OPTIMIZER,),
+    "max_grad_norm": (f"{_UPDATES}test_gradients_are_clipped_to_the_norm_or_not_at_all",),
+    "num_train_epochs": (_STEPS, "tests/trainer/test_train.py::test_steps_and_epochs_are_the_references"),
+    "max_steps": (_STEPS,),
+    "lr_scheduler_type": (_RATES, "tests/trainer/test_train.py::test_a_plateau_schedule_steps_on_the_metric"),
+    "lr_scheduler_kwargs": (_RATES,),
+    "warmup_ratio": (_RATES,),
+    "warmup_steps": (_RATES,),
+    "log_level": (_LOG_LEVEL,),
+    "log_level_replica": (_LOG_LEVEL,),
+    "log_on_each_node": (_LOG_LEVEL,),
+    "logging_strategy": (_ROWS,),
+    "logging_first_step": (_ROWS,),
+    "logging_steps": (_ROWS,),
+    "logging_nan_inf_filter": (f"{_LOOP}test_the_filter_keeps_a_loss_that_is_no_number_out_of_the_row",),
+    "save_strategy": (_CHECKPOINTS, "tests/trainer/test_save.py::test_save_strategy_best_saves_only_improvements"),
+    "save_steps": (_CHECKPOINTS,),
+    "save_total_limit": (_CHECKPOINTS,),
+    # True is all there is: False, pickles, is refused.
+    "save_safetensors": (
+        "tests/trainer/test_save.py::test_a_checkpoint_holds_the_documented_files_and_no_pickle",
+        _NOT_OFFERED,
+    ),
+    "save_on_each_node": (
+        f"{_LOOP}test_saving_on_each_of_several_nodes_is_refused_where_it_would_act",
+        "tests/args/test_environment.py::test_who_saves_depends_on_save_on_each_node",
+    ),
+    "save_only_model": (f"{_LOOP}test_a_checkpoint_may_be_the_model_only",),
+    "restore_callback_states_from_checkpoint": (f"{_LOOP}test_callbacks_get_their_state_back_only_when_asked",),
+    "no_cuda": (_ENGINE,),
+    "use_cpu": (_ENGINE, _CHOOSES),
+    "use_mps_device": (
+        _ENGINE,
+        "tests/hardware/test_devices.py::test_a_device_that_is_not_there_is_refused_with_what_is",
+    ),
+    "seed": (
+        f"{_UPDATES}test_the_order_of_an_epoch_follows_from_its_seed",
+        f"{_UPDATES}test_a_new_model_follows_from_the_seed",
+    ),
+    "data_seed": (f"{_UPDATES}test_the_order_of_an_epoch_follows_from_its_seed",),
+    "bf16": (_FORMATS, "tests/gpu/test_precision.py::test_the_losses_in_half_precision_follow_those_in_fp32"),
+    "fp16": (_ENGINE, "tests/gpu/test_precision.py::test_an_overflow_in_fp16_skips_the_step_and_the_scheduler_waits"),
+    "fp16_opt_level": (_NOT_OFFERED,),  # "O1" is all there is
+    "half_precision_backend": (f"{_DEVICES}test_an_autocast_backend_of_another_device_is_refused", _RULES),
+    "bf16_full_eval": (_FORMATS,),
+    "fp16_full_eval": (_FORMATS,),
+    "tf32": (_ENGINE, "tests/hardware/test_precision.py::test_tf32_is_set_and_restored_when_the_engine_closes"),
+    "local_rank": (_RULES, "tests/args/test_derivation.py::test_the_local_rank_is_what_the_launcher_says"),
+    "ddp_backend": (_ENGINE, _GROUP),
+    "dataloader_drop_last": (_STEPS,),
+    "eval_steps": (_ROWS,),
+    "dataloader_num_workers": (_WORKERS, f"{_DEVICES}test_workers_read_the_data"),
+    "dataloader_prefetch_factor": (_WORKERS,),
+    "run_name": (f"{_LOOP}test_a_checkpoint_knows_the_name_of_its_run",),
+    "disable_tqdm": (f"{_LOOP}test_rows_are_printed_or_a_bar_is_drawn",),
+    "remove_unused_columns": (f"{_DEVICES}test_a_batch_holds_what_the_model_takes_and_the_labels",),
+    "label_names": (f"{_DEVICES}test_a_batch_holds_what_the_model_takes_and_the_labels",),
+    "load_best_model_at_end": (f"{_LOOP}test_the_best_weights_are_loaded_only_when_asked",),
+    "metric_for_best_model": (f"{_LOOP}test_the_best_is_judged_by_the_metric_that_is_named",),
+    "greater_is_better": (f"{_LOOP}test_the_best_is_the_least_or_the_greatest",),
+    "ignore_data_skip": (f"{_LOOP}test_a_resumed_epoch_starts_over_or_goes_on",),
+    "accelerator_config": (
+        _STEPS,
+        _ENGINE,
+        f"{_DEVICES}test_the_loaders_are_told",
+        f"{_DEVICES}test_the_loop_is_told_to_sync_after_each_batch",
+    ),
+    "optim": (f"{_UPDATES}test_the_optimizer_is_the_one_that_is_named",),
+    "optim_args": (_OPTIMIZER,),
+    "adafactor": (f"{_UPDATES}test_the_old_spelling_of_adafactor_acts_in_a_run",),
+    "ddp_find_unused_parameters": (
+        _ENGINE,
+        _DDP_OPTIONS,
+        "tests/distributed/test_engine_ddp.py::test_training_equals_one_process_with_the_whole_batch",
+    ),
+    "ddp_bucket_cap_mb": (_ENGINE, _DDP_OPTIONS),
+    "ddp_broadcast_buffers": (_ENGINE, _DDP_OPTIONS),
+    "dataloader_pin_memory": (f"{_DEVICES}test_the_loaders_are_told",),
+    "dataloader_persistent_workers": (_WORKERS,),
+    "gradient_checkpointing": (_RECOMPUTES,),
+    "gradient_checkpointing_kwargs": (_RECOMPUTES,),
+    # True is all there is: False, lists of batches, is refused.
+    "eval_do_concat_batches": (
+        "tests/trainer/test_evaluate.py::test_predict_gives_predictions_and_labels_in_order",
+        _NOT_OFFERED,
+    ),
+    "fp16_backend": (f"{_DEVICES}test_an_autocast_backend_of_another_device_is_refused",),
+    "_n_gpu": ("tests/args/test_environment.py::test_a_script_may_say_how_many_gpus_it_uses",),
+    "full_determinism": (f"{_UPDATES}test_a_run_may_be_fully_deterministic",),
+    "torchdynamo": (f"{_UPDATES}test_the_old_spelling_of_the_compile_backend_acts_in_a_run",),
+    "ddp_timeout": (_ENGINE, _GROUP),
+    "torch_compile": (_COMPILED, _COMPILES),
+    "torch_compile_backend": (_COMPILED, _COMPILES),
+    "torch_compile_mode": (_COMPILED,),
+    "eval_on_start": (_ROWS, "tests/trainer/test_train.py::test_eval_on_start_comes_before_the_first_step"),
+}
+
+# Every argument, or value of one, that is refused -> the test that it is.
+REFUSALS: dict[str, str] = dict.fromkeys([*REFUSED_EXAMPLES, *PARTLY_REFUSED], _NOT_OFFERED)

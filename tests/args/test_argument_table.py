@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import ast
 import dataclasses
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,18 @@ from hftrain.args.extensions import ExtensionArguments
 from hftrain.args.seq2seq import Seq2SeqTrainingArguments
 from hftrain.args.training import TrainingArguments
 from hftrain.errors import ConfigurationError
-from tests.args.argument_table import ACTS, ARGUMENTS, PARTLY_REFUSED, REFUSED, REFUSED_EXAMPLES, SCRIPT
+from tests.args.argument_table import (
+    ACTS,
+    ARGUMENTS,
+    PARTLY_REFUSED,
+    PROOFS,
+    REFUSALS,
+    REFUSED,
+    REFUSED_EXAMPLES,
+    SCRIPT,
+)
 
+ROOT = Path(__file__).parents[2]
 SURFACE: dict[str, Any] = json.loads(Path(__file__).with_name("surface_v4.53.1.json").read_text())
 OWN = {field.name for field in dataclasses.fields(ExtensionArguments)}
 GENERATING = {row["name"] for row in SURFACE["Seq2SeqTrainingArguments_extra"]}
@@ -34,6 +46,25 @@ def test_the_refused_arguments_are_those_with_a_row() -> None:
 def test_partly_refused_arguments_act() -> None:
     assert PARTLY_REFUSED.keys() == REFUSED_VALUES.keys() | {"accelerator_config"}
     assert {ARGUMENTS[name] for name in PARTLY_REFUSED} == {ACTS}
+
+
+def test_every_argument_that_acts_or_is_refused_has_a_proof() -> None:
+    assert PROOFS.keys() == {name for name, kind in ARGUMENTS.items() if kind == ACTS}
+    assert REFUSALS.keys() >= {name for name, kind in ARGUMENTS.items() if kind == REFUSED} | PARTLY_REFUSED.keys()
+
+
+def test_every_proof_is_a_test_that_is_there() -> None:
+    named = {one for ids in PROOFS.values() for one in ids} | set(REFUSALS.values())
+    assert all(PROOFS.values())
+    assert {one for one in named if one not in ids_in(one.partition("::")[0])} == set()
+
+
+@functools.cache
+def ids_in(path: str) -> set[str]:
+    """The ids of a test file's tests, read from its source."""
+    nodes = ast.parse((ROOT / path).read_text()).body
+    names = [node.name for node in nodes if isinstance(node, ast.FunctionDef)]
+    return {f"{path}::{name}" for name in names if name.startswith("test_")}
 
 
 @pytest.mark.parametrize(("name", "value"), [*REFUSED_EXAMPLES.items(), *PARTLY_REFUSED.items()])
