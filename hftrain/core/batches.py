@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
+
+from hftrain.errors import HftrainError, TaskError
 
 DESCRIBED_ENTRIES = 8
 
@@ -45,6 +49,22 @@ def describe_batch(batch: Any) -> str:
         brackets = "[]" if isinstance(batch, list) else "()"
         return brackets[0] + ", ".join(_shortened([describe_batch(value) for value in batch])) + brackets[1]
     return type(batch).__name__
+
+
+@contextmanager
+def first_batch_errors(step: str, batch: Any) -> Iterator[None]:
+    """Turn what a step raises on its first batch into a `TaskError` that describes the batch."""
+    try:
+        yield
+    except HftrainError:
+        raise
+    except (TypeError, KeyError, IndexError, AttributeError, ValueError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise TaskError(
+            f"{step} failed on the first batch, which is {describe_batch(batch)}: {type(error).__name__}: {error}. "
+            "Make the data set (or collate_fn) return what the step takes."
+        ) from error
 
 
 def _shortened(entries: list[str]) -> list[str]:

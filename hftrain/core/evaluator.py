@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hftrain.core.batches import batch_size, describe_batch, leaves
+from hftrain.core.batches import batch_size, describe_batch, first_batch_errors, leaves
 from hftrain.core.meters import Meters
 from hftrain.core.ports import Engine, EpochSource, EventSink
-from hftrain.core.task import TaskModule
-from hftrain.errors import DataError, HftrainError, TaskError
+from hftrain.core.task import TaskModule, TaskRun
+from hftrain.errors import DataError, TaskError
 from hftrain.types.choices import Event
 
 MetricValue = float | list[Any]
@@ -68,21 +68,22 @@ class Evaluator:
         A task that overrides `predict_step` is asked for nothing else, so its data needs no labels; otherwise
         `eval_step` gives predictions, targets and metrics.
         """
-        predictions = _HostBuffer(self.engine, every=self.host_every)
-        targets = _HostBuffer(self.engine, every=self.host_every)
         if type(self.task).predict_step is not TaskModule.predict_step:
+            predictions = _HostBuffer(self.engine, "predict_step", every=self.host_every)
             outcome = self._pass(source, "predict_step", predictions.add, MetricSet({}))
-            return Outcome(**{**vars(outcome), "predictions": predictions.join("predict_step")})
+            return Outcome(**{**vars(outcome), "predictions": predictions.join()})
         metrics = MetricSet(self.task.configure_metrics(), engine=self.engine)
+        predictions = _HostBuffer(self.engine, "eval_step", every=self.host_every)
+        targets = _HostBuffer(self.engine, "eval_step", every=self.host_every)
 
         def consume(output: Any, size: int) -> None:
             metrics.update(output, size)
             predictions.add(_required(output, "preds", self.task), size)
-            if "target" in output:
+            if output.get("target") is not None:
                 targets.add(output["target"], size)
 
         outcome = self._pass(source, "eval_step", consume, metrics)
-        joined = {"predictions": predictions.join("eval_step"), "targets": targets.join("eval_step")}
+        joined = {"predictions": predictions.join(), "targets": targets.join()}
         return Outcome(**{**vars(outcome), **joined})
 
     def _pass(
@@ -92,24 +93,31 @@ class Evaluator:
         own_binding = task._run is None
         run = task.bind(engine, training=False) if own_binding else task._run
         assert run is not None  # bound just above
-        training, kept_meters = task.training, run.meters
-        run.meters = Meters()
+        modes, kept_meters = [(module, module.training) for module in task.modules()], run.meters
+        run.meters, losses = Meters(), Meters()
         task.eval()
         try:
             with torch.no_grad(), engine.full_eval(task):
-                samples, batches = self._steps(source, step_name, consume, run)
-            values: dict[str, MetricValue] = dict(run.meters.close(engine.gather_object))
+                samples, batches = self._steps(source, step_name, consume, run, losses)
+            values: dict[str, MetricValue] = dict(losses.close(engine.gather_object))
+            values.update(run.meters.close(engine.gather_object))
             values.update(metrics.compute())
             total = sum(engine.gather_object(samples))
         finally:
             run.meters = kept_meters
-            task.train(training)
+            for module, training in modes:  # a part that the user froze in eval mode stays so
+                module.training = training
             if own_binding:
                 task.unbind()
         return Outcome(metrics=values, num_samples=total, num_batches=batches)
 
     def _steps(
-        self, source: EpochSource, step_name: str, consume: Callable[[Any, int], None], run: Any
+        self,
+        source: EpochSource,
+        step_name: str,
+        consume: Callable[[Any, int], None],
+        run: TaskRun,
+        losses: Meters,
     ) -> tuple[int, int]:
         step, to_device = self.engine.unwrapped_step(step_name), self.engine.to_device
         samples = batches = 0
@@ -123,7 +131,7 @@ class Evaluator:
                 run.meters = Meters()
             output = self._first(step, step_name, batch) if batches == 0 else step(batch)
             if real and isinstance(output, Mapping) and "loss" in output and step_name == "eval_step":
-                run.meters.add("loss", _scalar_loss(output["loss"], self.task), real)
+                losses.add("loss", _scalar_loss(output["loss"], self.task), real)
             run.meters = kept
             consume(output, real)
             samples, batches = samples + real, batches + 1
@@ -131,18 +139,8 @@ class Evaluator:
         return samples, batches
 
     def _first(self, step: Callable[[Any], Any], step_name: str, batch: Any) -> Any:
-        try:
+        with first_batch_errors(f"{type(self.task).__name__}.{step_name}", batch):
             output = step(batch)
-        except HftrainError:
-            raise
-        except (TypeError, KeyError, IndexError, AttributeError, ValueError, RuntimeError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            raise TaskError(
-                f"{type(self.task).__name__}.{step_name} failed on the first batch, which is "
-                f"{describe_batch(batch)}: {type(error).__name__}: {error}. Make the data set (or collate_fn) return "
-                "what the step takes."
-            ) from error
         if step_name == "eval_step" and not isinstance(output, Mapping):
             raise TaskError(
                 f"{type(self.task).__name__}.eval_step returned {type(output).__name__}. "
@@ -251,14 +249,21 @@ def _required(output: Mapping[str, Any], key: str, task: TaskModule) -> Any:
 class _HostBuffer:
     """Outputs of all ranks in the data set's order, moved to the host now and then."""
 
-    def __init__(self, engine: Engine, *, every: int | None) -> None:
+    def __init__(self, engine: Engine, step_name: str, *, every: int | None) -> None:
         self._engine = engine
+        self._step_name = step_name
         self._every = every
         self._on_device: list[Any] = []
         self._on_host: list[Any] = []
 
     def add(self, output: Any, size: int) -> None:
         """Take one batch's output. All ranks must call this."""
+        for leaf in leaves(output):
+            if not isinstance(leaf, Tensor) or leaf.dim() == 0:
+                found = "a 0-d tensor" if isinstance(leaf, Tensor) else type(leaf).__name__
+                raise DataError(
+                    f"{self._step_name} returned {found} to collect; predictions need samples along dimension 0."
+                )
         self._on_device.append(self._engine.gather(_map(lambda leaf: leaf[:size], output)))
         if self._every is not None and len(self._on_device) >= self._every:
             self._move()
@@ -267,16 +272,12 @@ class _HostBuffer:
         self._on_host += [_map(lambda leaf: leaf.cpu(), output) for output in self._on_device]
         self._on_device.clear()
 
-    def join(self, step_name: str) -> Any:
+    def join(self) -> Any:
         """Return the nest of concatenated tensors, or None if nothing came."""
         self._move()
         if not self._on_host:
             return None
-        for leaf in leaves(self._on_host):
-            if not isinstance(leaf, Tensor) or leaf.dim() == 0:
-                found = "a 0-d tensor" if isinstance(leaf, Tensor) else type(leaf).__name__
-                raise DataError(f"{step_name} returned {found} to collect; predictions need samples along dimension 0.")
-        return _concatenate(self._on_host, step_name)
+        return _concatenate(self._on_host, self._step_name)
 
 
 def _map(function: Callable[[Tensor], Tensor], tree: Any) -> Any:

@@ -78,7 +78,8 @@ class LossWindow:
         """
         total = reduce_mean(self._sum())
         steps = max(step - self.steps_closed, 1)
-        self.total += total
+        # A window that could not be averaged is logged as NaN and leaves the total of the run alone.
+        self.total += 0.0 if self.filter_nonfinite and not math.isfinite(total) else total
         self.steps_closed = step
         self.shares.clear()
         return total / steps
@@ -99,11 +100,20 @@ class LossWindow:
         return {"window": shares, "total": _json_number(self.total), "steps_closed": self.steps_closed}
 
 
+def merged_windows(states: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return one rank's part of windows that another number of ranks left open: their mean, as one share."""
+    sums = [sum(_numbers(state["window"])) for state in states]
+    return {**states[0], "window": [_json_number(sum(sums) / len(sums))]}
+
+
 class Meters:
     """Named weighted means, filled by `TaskModule.log` and by the scalars that a step returns."""
 
-    def __init__(self) -> None:
-        self._values: dict[str, tuple[Series, Series]] = {}
+    def __init__(self, state: dict[str, list[list[float | str]]] | None = None) -> None:
+        self._values: dict[str, tuple[Series, Series]] = {
+            name: (Series(_numbers(values)), Series(_numbers(weights)))
+            for name, (values, weights) in (state or {}).items()
+        }
 
     def add(self, name: str, value: Tensor | float, weight: Tensor | float = 1.0) -> None:
         """Add one observation. A tensor must hold one element; it is detached and not read."""
@@ -127,9 +137,12 @@ class Meters:
                 merged[name] = (before[0] + total, before[1] + weight)
         return {name: total / weight if weight else math.nan for name, (total, weight) in merged.items()}
 
-    def clear(self) -> None:
-        """Forget everything added since the last `close`."""
-        self._values.clear()
+    def state_dict(self) -> dict[str, list[list[float | str]]]:
+        """Return everything added since the last `close`, as JSON: name -> values, weights."""
+        return {
+            name: [[_json_number(number) for number in series.read()] for series in pair]
+            for name, pair in self._values.items()
+        }
 
 
 def _weighted_sum(values: list[float], weights: list[float]) -> tuple[float, float]:

@@ -66,8 +66,8 @@ class Task(Protocol):
     def counts_items(self) -> bool:
         """Whether the loss is weighted by items, which are counted before a step's first backward."""
 
-    def begin_step(self, num_batches: int) -> None:
-        """Hear how many micro-batches the coming steps have. Called when the number changes."""
+    def begin_step(self, num_batches: int, *, is_counted: bool = False) -> None:
+        """Hear how many micro-batches the coming steps have, and whether items are counted. Called on a change."""
 
     def count_items(self, group: Sequence[Any]) -> Tensor | int | None:
         """Count what the loss is averaged over, in all micro-batches of one step on this rank."""
@@ -87,6 +87,9 @@ class EpochSource(Protocol):
 
     def open(self, epoch: int, *, samples_done: int = 0, batches_done: int = 0) -> Iterator[Any]:
         """Start epoch ``epoch`` behind what was consumed already."""
+
+    def remaining(self, *, samples_done: int, batches_done: int) -> int | None:
+        """Return how many batches are left on this rank behind a position; None when unknown."""
 
     def num_real(self, index: int) -> int | None:
         """Return how many samples of the open epoch's batch ``index`` count; None means all."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from hftrain.core.horizon import Horizon
 from hftrain.core.meters import LossWindow, Meters
 from hftrain.core.ports import Engine, EpochSource, EventSink, RunActions, Scheduler, Task
+from hftrain.errors import TaskError
 from hftrain.types.choices import Event
 from hftrain.types.control import TrainerControl
 from hftrain.types.state import TrainerState
@@ -128,12 +129,16 @@ class LoopRunner:
         self.grad_norm: Tensor | float | None = None
         self.learning_rate: Tensor | float = optimizer.param_groups[0]["lr"]
         self._restore_rng = restore_rng
-        self._num_batches_in_step = 0
+        self._batches_left: int | None = None
+        self._kind_of_step = (0, False)
+        self._is_counting: bool | None = None
         self._last_logged_step = self.losses.steps_closed
         self._ended_early = False
 
     def fit(self) -> None:
         """Train until the horizon, or until a listener asks to stop. All ranks must call this."""
+        # An exception in an earlier run may have left gradients; and the engine learns which optimizer this run has.
+        self.engine.zero_grad(self.optimizer)
         self.events.emit(Event.TRAIN_BEGIN)
         if self.settings.eval_on_start:
             self.actions.evaluate(skip_scheduler=True)
@@ -151,25 +156,35 @@ class LoopRunner:
 
     def _run_epoch(self) -> None:
         position = self.position
-        self.events.emit(Event.EPOCH_BEGIN)
         # At an epoch's start the loader's own draw from the generator is still to come; later it is behind us.
         if position.batches == 0:
             self._put_back_rng()
+        self.events.emit(Event.EPOCH_BEGIN)
         batches = self.source.open(position.epoch, samples_done=position.samples, batches_done=position.batches)
         self._put_back_rng()
-        step_before = self.state.global_step
-        resumed_at_end = position.batches > 0
+        if self._train_on(batches):
+            position.next_epoch()
+        self.events.emit(Event.EPOCH_END)
+        self._react()
+
+    def _train_on(self, batches: Iterator[Any]) -> bool:
+        """Step through an epoch's batches; return whether the epoch is over, or the run ended inside it."""
+        starts_whole, step_before = self.position.batches == 0, self.state.global_step
+        self._batches_left = self.source.remaining(
+            samples_done=self.position.samples, batches_done=self.position.batches
+        )
+        if self._batches_left is not None and self.source.num_batches is not None:
+            # The position may come from a run with other batches.
+            self.position.batches = self.source.num_batches - self._batches_left
         for group, num_batches in self._groups(batches):
             self._run_step(group, num_batches)
             self._react()
             if self._ends_epoch():
-                break
-        if self.state.global_step == step_before and not resumed_at_end:
-            logger.warning("Epoch %d yielded no batch: training stops at step %d.", position.epoch, step_before)
+                return self.control.should_epoch_stop or self._batches_left == 0
+        if self.state.global_step == step_before and starts_whole:
+            logger.warning("Epoch %d yielded no batch: training stops.", self.position.epoch)
             self.control.should_training_stop = True
-        position.next_epoch()
-        self.events.emit(Event.EPOCH_END)
-        self._react()
+        return True
 
     def _ends_epoch(self) -> bool:
         control = self.control
@@ -191,12 +206,9 @@ class LoopRunner:
         total = self.source.num_batches
         lazy = self.source.exact_length and not self.task.counts_items
         while True:
-            if total is None:
-                wanted = accumulation
-            else:
-                wanted = min(accumulation, total - self.position.batches)
-                if wanted <= 0:
-                    return
+            wanted = accumulation if self._batches_left is None else min(accumulation, self._batches_left)
+            if wanted <= 0:
+                return
             first = next(batches, _END)
             if first is _END:
                 self._warn_ended_early(total)
@@ -225,10 +237,11 @@ class LoopRunner:
         """Do one optimizer step over the group's micro-batches. Reads nothing back from the device."""
         emit, engine, task, losses = self.events.emit, self.engine, self.task, self.losses.shares
         emit(_STEP_BEGIN)
-        if num_batches != self._num_batches_in_step:
-            task.begin_step(num_batches)
-            self._num_batches_in_step = num_batches
         num_items = self._count_items(group) if task.counts_items else None
+        kind = (num_batches, num_items is not None)
+        if kind != self._kind_of_step:
+            task.begin_step(num_batches, is_counted=num_items is not None)
+            self._kind_of_step = kind
         left = num_batches
         for batch in group:
             left -= 1
@@ -252,6 +265,7 @@ class LoopRunner:
 
     def _count_items(self, group: Iterable[Any]) -> Tensor | None:
         count = self.task.count_items(group if isinstance(group, Sequence) else tuple(group))
+        self._check_counting(count is not None)
         if count is None:
             return None
         device = self.engine.device
@@ -259,9 +273,22 @@ class LoopRunner:
             count = torch.tensor(count)
         return self.engine.reduce_sum(count.to(device, non_blocking=True))
 
+    def _check_counting(self, is_counting: bool) -> None:
+        """Raise unless every step on every rank counts, or none does: the others would wait in the sum forever."""
+        if self._is_counting is None:
+            answers = set(self.engine.gather_object(is_counting))
+            self._is_counting = is_counting if len(answers) == 1 else None
+        if self._is_counting is not is_counting:
+            raise TaskError(
+                "count_items returned None for some steps or processes and a count for others. Return a count always "
+                "(0 where there is nothing to count), or None always."
+            )
+
     def _advance(self, num_batches: int) -> None:
         state, position, source = self.state, self.position, self.source
         position.batches += num_batches
+        if self._batches_left is not None:
+            self._batches_left -= num_batches
         if source.global_batch_size is not None:
             position.samples += num_batches * source.global_batch_size
             if source.num_samples is not None and position.samples > source.num_samples:

@@ -11,20 +11,30 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
-from hftrain.core.batches import describe_batch
+from hftrain.core.batches import first_batch_errors
 from hftrain.core.meters import Meters
-from hftrain.errors import HftrainError, TaskError
+from hftrain.errors import TaskError
 
 if TYPE_CHECKING:
     from hftrain.core.ports import Engine
 
+RESERVED_NAMES = frozenset({"loss", "grad_norm", "learning_rate", "epoch", "step"})
 StepOutput = Tensor | Mapping[str, Any]
 
 
 class TaskRun:
     """What a task borrows from the run that it is bound to. Alive for one call of train, evaluate or predict."""
 
-    __slots__ = ("backward", "checked", "meters", "passes_num_items", "scale", "to_device", "training_step")
+    __slots__ = (
+        "backward",
+        "checked",
+        "meters",
+        "passes_num_items",
+        "scale",
+        "to_device",
+        "training_step",
+        "world_size",
+    )
 
     def __init__(self, task: TaskModule, engine: Engine, *, training: bool) -> None:
         self.to_device = engine.to_device
@@ -32,8 +42,8 @@ class TaskRun:
         self.meters = Meters()
         self.passes_num_items = "num_items" in inspect.signature(task.training_step).parameters
         self.training_step: Callable[..., StepOutput] | None = engine.step("training_step") if training else None
-        # DDP averages gradients over the ranks; a loss divided by the count over all ranks must be summed instead.
-        self.scale = float(engine.world_size) if task.counts_items else 1.0
+        self.world_size = engine.world_size
+        self.scale = 1.0
         self.checked = False
 
 
@@ -144,6 +154,11 @@ class TaskModule(nn.Module):
         In training the row is the next logged one; in evaluation the name gets the prefix (``eval_``) and the
         mean is over the whole set. Tensors are not read before the row is made. Outside a run this does nothing.
         """
+        if name in RESERVED_NAMES:
+            raise TaskError(
+                f"{type(self).__name__}.log({name!r}, ...): every row has its own {name!r}. Log it under another name"
+                + (', or return it as "loss".' if name == "loss" else ".")
+            )
         if self._run is not None:
             self._run.meters.add(name, value, weight)
 
@@ -219,11 +234,13 @@ class TaskModule(nn.Module):
         """Let go of the run."""
         self._run = None
 
-    def begin_step(self, num_batches: int) -> None:
-        """Weight each of the step's micro-batches equally, unless items are counted."""
+    def begin_step(self, num_batches: int, *, is_counted: bool = False) -> None:
+        """Weight each of the step's micro-batches equally, or leave the weight to the count.
+
+        DDP averages gradients over the ranks; a loss divided by the count over all ranks must be summed instead.
+        """
         run = self._bound("begin_step")
-        if not self.counts_items:
-            run.scale = 1.0 / num_batches
+        run.scale = float(run.world_size) if is_counted else 1.0 / num_batches
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave the run behind when copied."""
@@ -244,17 +261,8 @@ class TaskModule(nn.Module):
         """Do what `forward_backward` does, checking everything that a first step can show."""
         name = type(self).__name__
         step: Any = run.training_step
-        try:
+        with first_batch_errors(f"{name}.training_step", batch):
             output = step(batch, num_items) if run.passes_num_items else step(batch)
-        except HftrainError:
-            raise
-        except (TypeError, KeyError, IndexError, AttributeError, ValueError, RuntimeError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            raise TaskError(
-                f"{name}.training_step failed on the first batch, which is {describe_batch(batch)}: "
-                f"{type(error).__name__}: {error}. Make the data set (or collate_fn) return what the step takes."
-            ) from error
         loss = self._checked_loss(output)
         for key, value in output.items() if isinstance(output, Mapping) else ():
             check_scalar(f"{name}.training_step's {key!r}", value)

@@ -81,6 +81,17 @@ class EpochLoader:
             iterator = _not_empty(iterator)
         return iterator
 
+    def remaining(self, *, samples_done: int, batches_done: int) -> int | None:
+        """Return how many batches of an epoch are left on this rank behind a position; None when unknown.
+
+        Where samples are counted they decide: the position may come from a run with other batches.
+        """
+        if self.num_batches is None:
+            return None
+        if isinstance(self._dealer, EpochBatchSampler):
+            return self._dealer.remaining_after(samples_done)
+        return self.num_batches - batches_done
+
     def num_real(self, index: int) -> int | None:
         """Return how many samples of batch ``index`` of the open epoch count; None means all. 0 is a filler's."""
         if isinstance(self._dealer, (EvalBatchSampler, DealtSampler)):

@@ -102,7 +102,11 @@ class EpochBatchSampler(Sampler[list[int]]):
 
     def remaining(self) -> int:
         """Return this rank's number of batches from the current position to the epoch's end."""
-        return self._deal.num_rounds(self.num_samples - self.samples_done)
+        return self.remaining_after(self.samples_done)
+
+    def remaining_after(self, samples_done: int) -> int:
+        """Return this rank's number of batches behind a position, in samples over all ranks, to the epoch's end."""
+        return self._deal.num_rounds(self.num_samples - samples_done)
 
     def __len__(self) -> int:
         """Return this rank's number of batches in a whole epoch, wherever the position is."""

@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 
 from hftrain.errors import HardwareError
@@ -31,7 +32,7 @@ def load_fabric() -> ModuleType:
         if hides_torchmetrics:
             sys.modules["torchmetrics"] = None  # type: ignore[assignment]  # Python's own mark for "not importable"
         try:
-            fabric = importlib.import_module("lightning_fabric")
+            fabric = _imported_in_a_thread("lightning_fabric")
         except ModuleNotFoundError as error:
             if error.name != "lightning_fabric":
                 raise
@@ -43,6 +44,16 @@ def load_fabric() -> ModuleType:
             flags = importlib.import_module("lightning_fabric.utilities.imports")
             flags._TORCHMETRICS_GREATER_EQUAL_1_0_0 = _has_torchmetrics_1()  # type: ignore[attr-defined]
         return fabric
+
+
+def _imported_in_a_thread(name: str) -> ModuleType:
+    """Import a module from a stack of its own.
+
+    Fabric's import runs `torch.fx.wrap`, which leaves a cycle through the calling frames; in the caller's thread that
+    would keep the run, and with it the model, alive until the garbage collector comes.
+    """
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        return pool.submit(importlib.import_module, name).result()
 
 
 def _has_torchmetrics_1() -> bool:

@@ -23,7 +23,7 @@ class TrainerTask:
         self._training_step = trainer.training_step
         self._model = trainer.model_wrapped
 
-    def begin_step(self, num_batches: int) -> None:
+    def begin_step(self, num_batches: int, *, is_counted: bool = False) -> None:
         """Tell the Trainer by what an uncounted loss is divided."""
         self._trainer.current_gradient_accumulation_steps = num_batches
 

@@ -65,7 +65,6 @@ class EvalMethods(DataMethods):
         All ranks must call this.
         """
         started = time.perf_counter()
-        self._set_up_data("predict")
         loader = self.get_test_dataloader(self._prediction_data() if test_dataset is None else test_dataset)
         source, evaluator = EpochLoader(loader, seed=self.args.seed), self._evaluator(loader)
         loss_only = self.args.prediction_loss_only
@@ -88,6 +87,8 @@ class EvalMethods(DataMethods):
         metrics = self.evaluate()
         if not skip_scheduler and hasattr(self.lr_scheduler, "num_bad_epochs"):
             self.lr_scheduler.step(self._metric_to_watch(metrics))
+        if skip_scheduler:  # before the first step there is nothing to compare, and no checkpoint to point at
+            return
         is_best = self._determine_best_metric(metrics)
         if self.args.save_strategy == "best":
             self.control.should_save = is_best
@@ -138,7 +139,9 @@ class EvalMethods(DataMethods):
 
     def _prediction_data(self) -> Any:
         if self.datamodule is not None:
-            return self.datamodule.predict_data() if self.datamodule.has("predict") else self.datamodule.test_data()
+            stage = "predict" if self.datamodule.has("predict") else "test"
+            self._set_up_data(stage)
+            return self.datamodule.predict_data() if stage == "predict" else self.datamodule.test_data()
         raise ConfigurationError("predict() was called without data, and the Trainer has no datamodule. Pass the data.")
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from hftrain.checkpoint import contents
 from hftrain.checkpoint.layout import new_run_id
 from hftrain.core.horizon import Horizon, compute_horizon
-from hftrain.core.meters import LossWindow
+from hftrain.core.meters import LossWindow, Meters, merged_windows
 from hftrain.core.runner import LoopRunner, LoopSettings, Position
 from hftrain.core.task import TaskModule
 from hftrain.data.epochs import EpochLoader
@@ -19,7 +20,7 @@ from hftrain.errors import CheckpointError, ConfigurationError
 from hftrain.hardware.seeding import set_rng_state
 from hftrain.trainer.adapters import TrainerActions, TrainerTask
 from hftrain.trainer.eval_methods import speed_metrics
-from hftrain.trainer.settings import loop_settings
+from hftrain.trainer.settings import data_seed, loop_settings
 from hftrain.types.choices import Event
 from hftrain.types.outputs import TrainOutput
 from hftrain.types.state import TrainerState
@@ -31,13 +32,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+RUN_SHAPE = ("batch_size", "accumulation_steps", "world_size", "seed")
+"""What decides which samples a step takes; all of it is in ``data.json``."""
+
+
 @dataclass(kw_only=True)
 class Resume:
     """What a checkpoint gives to the run that goes on from it."""
 
     state: TrainerState
     position: Position
-    losses: dict[str, Any]
+    windows: list[dict[str, Any]]
+    shape: dict[str, Any]
     reader: CheckpointReader
 
 
@@ -82,7 +88,8 @@ def _read(reader: CheckpointReader) -> Resume:
     return Resume(
         state=TrainerState(**{name: value for name, value in fields.items() if name in known}),
         position=Position(**data.get("position", {})),
-        losses=data.get("losses", {}),
+        windows=data.get("windows", []),
+        shape={name: data[name] for name in RUN_SHAPE if name in data},
         reader=reader,
     )
 
@@ -97,8 +104,12 @@ def _runner(trainer: Trainer, resume: Resume | None) -> LoopRunner:
     engine, handler = trainer._running_engine(), trainer.callback_handler
     settings = loop_settings(trainer.args)
     loader = trainer.get_train_dataloader()
-    source = EpochLoader(loader, seed=trainer.args.seed)
+    source = EpochLoader(loader, seed=data_seed(trainer.args))
+    _refuse_uneven_ranks(trainer, source)
+    position = _position(trainer, source, resume)
     horizon = _horizon(trainer, source, settings)
+    if resume is not None and _shape_changed(trainer, resume, settings):
+        horizon = _horizon_from(horizon, source, settings, position, resume)
     task = trainer.model if isinstance(trainer.model, TaskModule) else None
     trainer.create_optimizer_and_scheduler(horizon.max_steps)
     trainer.model_wrapped = engine.wrap(trainer.model, steps=("training_step",) if task is not None else ())
@@ -108,7 +119,9 @@ def _runner(trainer: Trainer, resume: Resume | None) -> LoopRunner:
     handler.train_dataloader, handler.optimizer, handler.lr_scheduler = loader, trainer.optimizer, trainer.lr_scheduler
     handler.model = trainer.model
     handler.bind(trainer.args, trainer.state, trainer.control)
-    binding = task.bind(engine, training=True) if task is not None else None
+    losses, meters = _windows(trainer, resume, settings)
+    if task is not None:
+        task.bind(engine, training=True).meters = meters
     trainer.model.train()
     assert trainer.optimizer is not None  # create_optimizer made it
     return LoopRunner(
@@ -123,18 +136,71 @@ def _runner(trainer: Trainer, resume: Resume | None) -> LoopRunner:
         control=trainer.control,
         events=handler,
         actions=TrainerActions(trainer),
-        meters=binding.meters if binding is not None else None,
-        position=resume.position if resume is not None and not trainer.args.ignore_data_skip else _start(resume),
-        losses=LossWindow(
-            filter_nonfinite=settings.filter_nonfinite_losses, state=resume.losses if resume is not None else None
-        ),
+        meters=meters,
+        position=position,
+        losses=losses,
         restore_rng=_rng_restorer(trainer, resume),
     )
 
 
-def _start(resume: Resume | None) -> Position:
-    """Start the data at the beginning of the epoch (ignore_data_skip), or of the run."""
-    return Position(epoch=resume.position.epoch if resume is not None else 0)
+def _position(trainer: Trainer, source: EpochLoader, resume: Resume | None) -> Position:
+    """Return where the data starts: with ignore_data_skip at an epoch's beginning, else where the run was."""
+    if resume is None or not trainer.args.ignore_data_skip:
+        return resume.position if resume is not None else Position()
+    done = resume.position
+    is_over = source.remaining(samples_done=done.samples, batches_done=done.batches) == 0
+    return Position(epoch=done.epoch + is_over)
+
+
+def _windows(trainer: Trainer, resume: Resume | None, settings: LoopSettings) -> tuple[LossWindow, Meters]:
+    """Return the open logging window of this rank, as the checkpoint left it."""
+    engine, saved = trainer._running_engine(), resume.windows if resume is not None else []
+    losses: dict[str, Any] | None = None
+    meters: dict[str, Any] = {}
+    if len(saved) == engine.world_size:
+        losses, meters = saved[engine.process_index]["losses"], saved[engine.process_index]["meters"]
+    elif saved:
+        losses = merged_windows([window["losses"] for window in saved])
+    return LossWindow(filter_nonfinite=settings.filter_nonfinite_losses, state=losses), Meters(meters)
+
+
+def _refuse_uneven_ranks(trainer: Trainer, source: EpochLoader) -> None:
+    """Raise if one rank has more batches than another: its last step would wait for a partner forever."""
+    counts = trainer._running_engine().gather_object(source.num_batches)
+    if len(set(counts)) > 1:
+        raise ConfigurationError(
+            f"The processes have {', '.join(map(str, counts))} training batches, and each step needs all of them. Set "
+            "even_batches=True in accelerator_config, or dataloader_drop_last=True, or give loaders of equal length."
+        )
+
+
+def _shape_changed(trainer: Trainer, resume: Resume, settings: LoopSettings) -> bool:
+    """Say in one line what makes the steps of the resumed run other steps; return whether anything does."""
+    args = trainer.args
+    now = {
+        "batch_size": args.train_batch_size,
+        "accumulation_steps": settings.accumulation_steps,
+        "world_size": trainer._running_engine().world_size,
+        "seed": data_seed(args),
+    }
+    changed = {name: old for name, old in resume.shape.items() if old != now[name]}
+    if changed:
+        listed = ", ".join(f"{name} {old} -> {now[name]}" for name, old in changed.items())
+        hint = " With another seed the epoch's order is another one: samples repeat or are left out."
+        logger.warning("Resumed with changed settings: %s.%s", listed, hint if "seed" in changed else "")
+    return bool(changed.keys() - {"seed"})
+
+
+def _horizon_from(
+    horizon: Horizon, source: EpochLoader, settings: LoopSettings, position: Position, resume: Resume
+) -> Horizon:
+    """Return the horizon whose end is where the data ends, for steps of another size than those done."""
+    left = source.remaining(samples_done=position.samples, batches_done=position.batches)
+    if not horizon.epoch_based or left is None:
+        return horizon
+    per_epoch = horizon.num_update_steps_per_epoch
+    done = (position.epoch + 1) * per_epoch - math.ceil(left / settings.accumulation_steps)
+    return replace(horizon, max_steps=resume.state.global_step + max(horizon.max_steps - done, 0))
 
 
 def _horizon(trainer: Trainer, source: EpochLoader, settings: LoopSettings) -> Horizon:
@@ -204,7 +270,7 @@ def _finish(trainer: Trainer, runner: LoopRunner, started: float, first_step: in
     metrics["train_loss"] = train_loss
     trainer.log(metrics)
     assert trainer._checkpoints is not None  # made in _prepare
-    trainer._checkpoints.retain(best=state.best_model_checkpoint)
+    trainer._checkpoints.retain(best=trainer._best_checkpoint())
     trainer.callback_handler.emit(Event.TRAIN_END)
     return TrainOutput(global_step=state.global_step, training_loss=train_loss, metrics=metrics)
 

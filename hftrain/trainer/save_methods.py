@@ -13,12 +13,13 @@ from hftrain.checkpoint import contents
 from hftrain.checkpoint.contents import Part, document_part
 from hftrain.checkpoint.layout import checkpoint_name
 from hftrain.checkpoint.manager import CheckpointManager
-from hftrain.checkpoint.storage import join, plain_path, storage_for
+from hftrain.checkpoint.storage import join, name_of, plain_path, storage_for
 from hftrain.checkpoint.writer import write_folder
 from hftrain.core.task import TaskModule
 from hftrain.errors import ConfigurationError
 from hftrain.hardware.seeding import rng_state
 from hftrain.trainer.eval_methods import EvalMethods
+from hftrain.trainer.settings import data_seed
 from hftrain.types.state import export_states
 
 if TYPE_CHECKING:
@@ -111,8 +112,14 @@ class SaveMethods(EvalMethods):
         assert runner is not None  # set for the duration of train
         return {
             "position": runner.position.to_dict(),
-            "losses": runner.losses.state_dict(),
-            "seed": self.args.data_seed if self.args.data_seed is not None else self.args.seed,
+            # One window a rank: each has its own losses until they are averaged for a row.
+            "windows": engine.gather_object(
+                {
+                    "losses": runner.losses.state_dict(),
+                    "meters": runner.meters.state_dict() if runner.meters is not None else {},
+                }
+            ),
+            "seed": data_seed(self.args),
             "batch_size": self.args.train_batch_size,
             "accumulation_steps": runner.settings.accumulation_steps,
             "world_size": engine.world_size,
@@ -126,7 +133,7 @@ class SaveMethods(EvalMethods):
 
     def _load_best_model(self) -> None:
         """Load the best checkpoint's weights, as ``load_best_model_at_end`` asks."""
-        best = self.state.best_model_checkpoint
+        best = self._best_checkpoint()
         if best is None:
             logger.warning(
                 "load_best_model_at_end=True, and no checkpoint of the best step (best_global_step=%s) was saved: "
@@ -137,6 +144,15 @@ class SaveMethods(EvalMethods):
         logger.info("Loading the best model from %s (%s).", best, self.state.best_metric)
         assert self._checkpoints is not None  # set for the duration of train
         self.model.load_state_dict(self._checkpoints.open(best).model())
+
+    def _best_checkpoint(self) -> str | None:
+        """Return the best checkpoint's path; a run whose folder was moved finds it under the new one."""
+        best = self.state.best_model_checkpoint
+        if best is None or self._checkpoints is None:
+            return best
+        moved = join(self._checkpoints.output_dir, name_of(best))
+        is_here = any(known.path == moved for known in self._checkpoints.committed())
+        return self._running_engine().broadcast_object(moved if is_here else best)
 
     def _load_run(self, reader: CheckpointReader) -> None:
         """Load optimizer, schedule and scaler of a checkpoint into those of the run."""

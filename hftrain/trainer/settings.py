@@ -67,7 +67,7 @@ def loader_settings(args: TrainingArguments, engine: Any, *, training: bool) -> 
     dealing = _dealing(args)
     return LoaderSettings(
         batch_size=args.train_batch_size if training else args.eval_batch_size,
-        seed=args.data_seed if args.data_seed is not None else args.seed,
+        seed=data_seed(args),
         num_workers=args.dataloader_num_workers,
         pin_memory=args.dataloader_pin_memory,
         persistent_workers=args.dataloader_persistent_workers,
@@ -80,6 +80,11 @@ def loader_settings(args: TrainingArguments, engine: Any, *, training: bool) -> 
         world_size=engine.world_size,
         device_type=engine.device.type,
     )
+
+
+def data_seed(args: TrainingArguments) -> int:
+    """Return the seed of the data's order."""
+    return args.data_seed if args.data_seed is not None else args.seed
 
 
 def optimizer_settings(args: TrainingArguments) -> OptimizerSettings:

@@ -181,6 +181,8 @@ class Trainer(SaveMethods):
 
     def _renew(self) -> None:
         """Start `train` from a new model if there is `model_init`, and from a new optimizer unless one was given."""
+        self._release()
+        self.control = TrainerControl()
         self.optimizer, self.lr_scheduler = self._given_optimizers
         if self.model_init is not None:
             self._seed()
@@ -218,7 +220,15 @@ class Trainer(SaveMethods):
             )
 
     def _refuse_missing_evaluation(self) -> None:
-        if self.args.eval_strategy != "no" and not self._has_evaluation_data():
+        if self.args.eval_strategy == "no" and not self.args.eval_on_start:
+            return
+        if not isinstance(self.model, TaskModule):
+            raise NotAvailableError(
+                f"Evaluation in training needs a TaskModule in this version, and model is a "
+                f'{type(self.model).__name__}. Set eval_strategy="no" and eval_on_start=False, or wrap the model in a '
+                "TaskModule with an eval_step."
+            )
+        if not self._has_evaluation_data():
             raise ConfigurationError(
                 f"eval_strategy={str(getattr(self.args.eval_strategy, 'value', self.args.eval_strategy))!r} needs data "
                 "to evaluate on, and there is none. Pass eval_dataset=... or DataModule(eval=...), or set "

@@ -161,7 +161,7 @@ def test_a_step_that_did_not_step_leaves_the_schedule_alone_and_drops_the_gradie
 
 def test_positions_count_batches_and_samples_of_the_epoch() -> None:
     runner, _ = run(Mean(), floats(10), max_steps=2)
-    assert runner.position.to_dict() == {"epoch": 1, "batches": 0, "samples": 0}
+    assert runner.position.to_dict() == {"epoch": 0, "batches": 2, "samples": 8}
     assert runner.state.epoch == pytest.approx(2 / 3)
 
 

@@ -150,4 +150,4 @@ def test_prepare_data_runs_once_and_setup_once_a_stage(tmp_path: Path) -> None:
     ours.train()
     ours.evaluate()
     ours.predict()
-    assert calls == ["prepare", "fit", "evaluate", "predict"]
+    assert calls == ["prepare", "fit", "evaluate", "test"]
