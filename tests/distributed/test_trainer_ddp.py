@@ -10,6 +10,7 @@ import torch
 from torchmetrics import MeanSquaredError
 
 from hftrain import DataModule, TaskModule, Trainer
+from hftrain.errors import ConfigurationError
 from tests.distributed.launch import launch
 from tests.trainer.tasks import CountedFit, Fit, Model, Points, arguments, trainer, weights
 
@@ -94,6 +95,20 @@ def test_a_run_of_two_processes_resumes_bitwise(tmp_path: Path) -> None:
     assert (tmp_path / "cut" / "checkpoint-5" / "rng-1.json").exists()
     assert launch(resumed, str(tmp_path / "cut"), 0) == whole
     assert whole[0] == whole[1]
+
+
+def uneven(folder: str) -> str:
+    data = DataModule(train=Points(36))
+    try:
+        trainer(folder, Steady, data, accelerator_config={"even_batches": False}).train()
+    except ConfigurationError as error:
+        return str(error)
+    return "trained"
+
+
+def test_uneven_ranks_are_refused_before_the_first_step(tmp_path: Path) -> None:
+    for said in launch(uneven, str(tmp_path)):
+        assert "The processes have 3, 2 training batches" in said
 
 
 def test_a_plain_module_averages_over_processes_too(tmp_path: Path) -> None:

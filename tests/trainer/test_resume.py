@@ -69,21 +69,58 @@ def test_a_resume_loads_no_batch_to_throw_away(tmp_path: Path) -> None:
     assert len(data.fetched) == 2 * 8
 
 
-def test_a_resume_with_another_batch_size_sees_every_sample_once(tmp_path: Path) -> None:
-    seen: list[int] = []
-    for stop, batch_size, resume in ((3, 8, None), (0, 5, True)):
-        data = Points()
-        trainer(
-            tmp_path,
-            data=DataModule(train=data),
-            callbacks=[StopAt(stop)] if stop else [],
-            save_strategy="steps",
-            save_steps=1,
-            num_train_epochs=1,
-            per_device_train_batch_size=batch_size,
-        ).train(resume_from_checkpoint=resume)
-        seen += data.fetched
-    assert sorted(seen) == list(range(64))
+@pytest.mark.parametrize(("batch_size", "steps"), [(5, 3 + 8), (16, 3 + 3), (2, 3 + 20)])
+def test_a_resume_with_another_batch_size_sees_every_sample_once(
+    tmp_path: Path, batch_size: int, steps: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1, "num_train_epochs": 1}
+    first, second = Points(), Points()
+    trainer(tmp_path, data=DataModule(train=first), callbacks=[StopAt(3)], **settings).train()
+    ours = trainer(tmp_path, data=DataModule(train=second), per_device_train_batch_size=batch_size, **settings)
+    ours.train(resume_from_checkpoint=True)
+    assert sorted(first.fetched + second.fetched) == list(range(64))
+    assert (ours.state.global_step, ours.state.epoch) == (steps, 1.0)
+    assert ours.get_learning_rates() == [0.0, 0.0]
+    assert f"batch_size 8 -> {batch_size}" in caplog.text
+
+
+def test_a_run_that_stopped_inside_an_epoch_goes_on_inside_it(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"save_strategy": "epoch", "lr_scheduler_type": "constant"}
+    whole = trainer(tmp_path / "whole", **settings)
+    whole.train()
+    trainer(tmp_path / "cut", callbacks=[StopAt(11)], **settings).train()
+    resumed = trainer(tmp_path / "cut", **settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 16
+    assert torch.equal(weights(resumed.model), weights(whole.model))
+
+
+def test_the_tasks_own_scalars_of_an_open_window_go_on(tmp_path: Path) -> None:
+    class Logging(Fit):
+        def training_step(self, batch: Any) -> Any:
+            self.log("sum", batch["x"].sum())
+            return super().training_step(batch)
+
+    whole = trainer(tmp_path / "whole", Logging, lr_scheduler_type="cosine")
+    whole.train()
+    resumed = interrupted_and_resumed(tmp_path / "cut", 6, Logging)
+    rows = [[row["sum"] for row in t.state.log_history if "sum" in row] for t in (whole, resumed)]
+    assert rows[0] == rows[1]
+
+
+def test_another_seed_on_resume_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings: dict[str, Any] = {"save_strategy": "steps", "save_steps": 4}
+    trainer(tmp_path, callbacks=[StopAt(4)], **settings).train()
+    trainer(tmp_path, seed=7, **settings).train(resume_from_checkpoint=True)
+    assert "seed 42 -> 7" in caplog.text
+
+
+def test_a_moved_output_folder_still_has_its_best_checkpoint(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"save_strategy": "epoch", "eval_strategy": "epoch", "load_best_model_at_end": True}
+    trainer(tmp_path / "old", callbacks=[StopAt(8)], learning_rate=1e-9, **settings).train()
+    (tmp_path / "old").rename(tmp_path / "new")
+    ours = trainer(tmp_path / "new", learning_rate=1e-9, **settings)
+    assert ours.train(resume_from_checkpoint=True).global_step == 16
 
 
 def test_ignore_data_skip_starts_the_epoch_over(tmp_path: Path) -> None:

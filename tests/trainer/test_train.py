@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -268,3 +270,106 @@ def test_model_init_makes_a_new_model_for_every_call(tmp_path: Path) -> None:
     model = ours.model
     assert ours.train().training_loss == first.training_loss
     assert ours.model is not model
+
+
+def test_gradients_left_by_a_failed_run_do_not_reach_the_next(tmp_path: Path) -> None:
+    class Fails(Fit):
+        fails = True
+
+        def training_step(self, batch: dict[str, Tensor]) -> Any:
+            if self.fails and any(p.grad is not None for p in self.parameters()):
+                raise KeyboardInterrupt
+            return super().training_step(batch)
+
+    clean, ours = trainer(tmp_path, Fails), trainer(tmp_path, Fails, gradient_accumulation_steps=2)
+    with pytest.raises(KeyboardInterrupt):
+        ours.train()
+    assert any(p.grad is not None for p in ours.model.parameters())
+    for either in (clean, ours):
+        either.args.gradient_accumulation_steps = 1
+        either.model.fails = False  # type: ignore[assignment]
+        torch.manual_seed(1)
+        either.train()
+    assert torch.equal(weights(ours.model), weights(clean.model))
+
+
+def test_a_first_nan_does_not_poison_the_training_loss(tmp_path: Path) -> None:
+    class Nan(Fit):
+        steps = 0
+
+        def training_step(self, batch: dict[str, Tensor]) -> Any:
+            self.steps += 1
+            return super().training_step(batch) * (float("nan") if self.steps == 3 else 1.0)
+
+    ours = trainer(tmp_path, Nan, logging_steps=1, learning_rate=0.0, optim="sgd")
+    assert ours.train().training_loss > 0
+
+
+def test_counting_nothing_averages_the_micro_batches(tmp_path: Path) -> None:
+    class Nothing(CountedFit):
+        def training_step(self, batch: dict[str, Tensor], num_items: Any = None) -> Any:
+            return Fit.training_step(self, batch)
+
+        def count_items(self, group: Any) -> Any:
+            return None
+
+    ends = []
+    for task in (Nothing, Fit):
+        ours = trainer(tmp_path, task, gradient_accumulation_steps=4)
+        ends.append((ours.train().training_loss, weights(ours.model).tolist()))
+    assert ends[0] == ends[1]
+
+
+def test_counting_now_and_then_is_an_error(tmp_path: Path) -> None:
+    class Sometimes(CountedFit):
+        calls = 0
+
+        def count_items(self, group: Any) -> Any:
+            self.calls += 1
+            return super().count_items(group) if self.calls == 1 else None
+
+    with pytest.raises(TaskError, match="count_items returned None for some steps"):
+        trainer(tmp_path, Sometimes).train()
+
+
+def test_the_evaluation_before_the_first_step_is_never_the_best(tmp_path: Path) -> None:
+    ours = trainer(
+        tmp_path,
+        eval_on_start=True,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+        learning_rate=10.0,
+    )
+    ours.train()
+    assert ours.state.best_global_step in (8, 16)
+    assert ours.state.best_model_checkpoint is not None
+
+
+def test_a_name_that_every_row_has_cannot_be_logged(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match="every row has its own 'loss'"):
+        Fit().log("loss", 1.0)
+
+
+def test_a_plain_module_with_evaluation_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    data = Points()
+    ours = Trainer(Model(), arguments(tmp_path, eval_strategy="epoch"), train_dataset=data, eval_dataset=data)
+    with pytest.raises(NotAvailableError, match="Evaluation in training needs a TaskModule"):
+        ours.train()
+    assert data.fetched == []
+
+
+def test_deleting_the_trainer_frees_the_model_in_a_fresh_process(tmp_path: Path) -> None:
+    script = (
+        "import gc, sys, weakref\n"
+        "from tests.trainer.tasks import trainer\n"
+        "gc.disable()\n"
+        "ours = trainer(sys.argv[1], eval_strategy='epoch', save_strategy='epoch')\n"
+        "ours.train()\n"
+        "model = weakref.ref(ours.model)\n"
+        "del ours\n"
+        "sys.exit(model() is not None)\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=root, check=False, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
