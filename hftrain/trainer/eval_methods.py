@@ -10,17 +10,18 @@ import numpy as np
 from torch import Tensor
 
 from hftrain.core.evaluator import Evaluator, Outcome
+from hftrain.core.speed import speed_metrics
 from hftrain.core.task import TaskModule
 from hftrain.data.epochs import EpochLoader
 from hftrain.errors import ConfigurationError, NotAvailableError
-from hftrain.trainer.data_methods import DataMethods
+from hftrain.trainer.report_methods import ReportMethods
 from hftrain.types.outputs import PredictionOutput
 
 if TYPE_CHECKING:
     from torch.utils.data import DataLoader
 
 
-class EvalMethods(DataMethods):
+class EvalMethods(ReportMethods):
     """Evaluate, predict, and judge what is best."""
 
     def evaluate(
@@ -44,7 +45,7 @@ class EvalMethods(DataMethods):
                 key = name if eval_dataset is None else one
                 named.update(self.evaluate(key, ignore_keys, f"{metric_key_prefix}_{name}"))
             return named
-        started = time.perf_counter()
+        started = time.time()
         loader = self.get_eval_dataloader(None if eval_dataset is None else data)
         source = EpochLoader(loader, seed=self.args.seed)
         outcome = self._evaluator(loader).evaluate(source, loss_only=self.args.prediction_loss_only)
@@ -64,7 +65,7 @@ class EvalMethods(DataMethods):
 
         All ranks must call this.
         """
-        started = time.perf_counter()
+        started = time.time()
         loader = self.get_test_dataloader(self._prediction_data() if test_dataset is None else test_dataset)
         source, evaluator = EpochLoader(loader, seed=self.args.seed), self._evaluator(loader)
         loss_only = self.args.prediction_loss_only
@@ -74,13 +75,6 @@ class EvalMethods(DataMethods):
         return PredictionOutput(
             predictions=_as_numpy(outcome.predictions), label_ids=_as_numpy(outcome.targets), metrics=metrics
         )
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add epoch and step to ``logs``, keep the row and tell the callbacks. Override it to add your own."""
-        if self.state.epoch is not None:
-            logs["epoch"] = self.state.epoch
-        self.state.log_history.append({**logs, "step": self.state.global_step})
-        self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
 
     def _evaluate_in_training(self, *, skip_scheduler: bool) -> None:
         """Evaluate as a step of `train`: let a plateau schedule and the best metric know."""
@@ -143,17 +137,6 @@ class EvalMethods(DataMethods):
             self._set_up_data(stage)
             return self.datamodule.predict_data() if stage == "predict" else self.datamodule.test_data()
         raise ConfigurationError("predict() was called without data, and the Trainer has no datamodule. Pass the data.")
-
-
-def speed_metrics(prefix: str, started: float, *, num_samples: int | None, num_steps: int | None) -> dict[str, float]:
-    """Return runtime in seconds and samples and steps per second since ``started`` (`time.perf_counter`)."""
-    seconds = time.perf_counter() - started
-    metrics = {f"{prefix}_runtime": round(seconds, 4)}
-    if seconds > 0 and num_samples is not None:
-        metrics[f"{prefix}_samples_per_second"] = round(num_samples / seconds, 3)
-    if seconds > 0 and num_steps is not None:
-        metrics[f"{prefix}_steps_per_second"] = round(num_steps / seconds, 3)
-    return metrics
 
 
 def _as_numpy(tree: Any) -> Any:

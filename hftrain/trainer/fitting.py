@@ -14,12 +14,12 @@ from hftrain.checkpoint.layout import new_run_id
 from hftrain.core.horizon import Horizon, compute_horizon
 from hftrain.core.meters import LossWindow, Meters, merged_windows
 from hftrain.core.runner import LoopRunner, LoopSettings, Position
+from hftrain.core.speed import speed_metrics
 from hftrain.core.task import TaskModule
 from hftrain.data.epochs import EpochLoader
 from hftrain.errors import CheckpointError, ConfigurationError
 from hftrain.hardware.seeding import set_rng_state
 from hftrain.trainer.adapters import TrainerActions, TrainerTask
-from hftrain.trainer.eval_methods import speed_metrics
 from hftrain.trainer.settings import data_seed, loop_settings
 from hftrain.types.choices import Event
 from hftrain.types.outputs import TrainOutput
@@ -52,7 +52,7 @@ def fit(trainer: Trainer, resume_from: bool | str | None) -> TrainOutput:
     resume = _prepare(trainer, resume_from)
     runner = _runner(trainer, resume)
     trainer._runner = runner
-    started, first_step = time.perf_counter(), trainer.state.global_step
+    started, first_step = time.time(), trainer.state.global_step
     runner.fit()
     return _finish(trainer, runner, started, first_step)
 

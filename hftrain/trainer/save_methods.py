@@ -48,12 +48,6 @@ class SaveMethods(EvalMethods):
             write_folder(folder, self._model_parts(), max_shard_size=self.args.max_shard_size)
         engine.barrier()
 
-    def save_state(self) -> None:
-        """Write ``trainer_state.json`` into ``args.output_dir``. The main process does."""
-        if self._running_engine().is_world_process_zero:
-            os.makedirs(str(self.args.output_dir), exist_ok=True)
-            self.state.save_to_json(os.path.join(str(self.args.output_dir), "trainer_state.json"))
-
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
         """Save everything a resume needs as ``checkpoint-<step>``. All ranks must call this."""
         assert self._checkpoints is not None  # set for the duration of train
