@@ -11,8 +11,9 @@ import pytest
 import torch
 import transformers
 
-from hftrain.data.collators import default_data_collator
+from hftrain.data.collators import DataCollatorWithPadding, DefaultDataCollator, default_data_collator
 from hftrain.errors import DataError
+from tests.data.words import word_tokenizer
 
 
 @dataclass
@@ -79,6 +80,75 @@ def test_features_that_make_no_batch_are_errors(features: list[Any], message: st
         default_data_collator(features)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["int label", "float label", "label_ids", "float label_ids", "labels pass", "numpy", "numpy scalars", "dataclass"],
+)
+def test_batch_of_arrays_equals_the_references(name: str) -> None:
+    ours = default_data_collator(CASES[name], return_tensors="np")
+    reference = transformers.default_data_collator(CASES[name], return_tensors="np")
+    assert list(ours) == list(reference)
+    for key, value in reference.items():
+        assert ours[key].dtype == value.dtype
+        assert np.array_equal(ours[key], value)
+
+
 def test_other_frameworks_are_refused() -> None:
-    with pytest.raises(DataError, match='return_tensors="tf"'):
+    with pytest.raises(DataError, match="return_tensors='tf'"):
         default_data_collator([{"x": 1}], return_tensors="tf")
+
+
+def test_the_collator_object_has_its_framework_once_and_a_call_may_differ() -> None:
+    collate = DefaultDataCollator(return_tensors="np")
+    assert isinstance(collate([{"x": 1}])["x"], np.ndarray)
+    assert isinstance(collate([{"x": 1}], return_tensors="pt")["x"], torch.Tensor)
+
+
+TEXTS = ("a b c", "d", "e f")
+
+
+@pytest.mark.parametrize("label", ["label", "label_ids", "labels", None])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"pad_to_multiple_of": 4},
+        {"padding": "max_length", "max_length": 7},
+        {"padding": "longest", "return_tensors": "np"},
+    ],
+)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padded_batch_equals_the_references(label: str | None, options: dict[str, Any], side: str) -> None:
+    tokenizer = word_tokenizer(padding_side=side)
+    features = [{**tokenizer(text), **({} if label is None else {label: index})} for index, text in enumerate(TEXTS)]
+    ours = DataCollatorWithPadding(tokenizer, **options)(features)
+    reference = transformers.DataCollatorWithPadding(tokenizer, **options)(features)
+    assert (type(ours), list(ours)) == (type(reference), list(reference))
+    for key, value in reference.items():
+        assert ours[key].dtype == value.dtype
+        assert (ours[key] == value).all()
+
+
+def test_without_padding_features_of_unequal_length_are_the_tokenizers_error() -> None:
+    tokenizer = word_tokenizer()
+    with pytest.raises(ValueError, match="padding=True"):
+        DataCollatorWithPadding(tokenizer, padding=False)([tokenizer(text) for text in TEXTS])
+
+
+def test_padding_gives_no_advice_to_pad_elsewhere_and_leaves_the_advice_on(caplog: pytest.LogCaptureFixture) -> None:
+    tokenizer = word_tokenizer()
+    DataCollatorWithPadding(tokenizer)([tokenizer(text) for text in TEXTS])
+    assert caplog.text == ""
+    assert tokenizer.deprecation_warnings["Asking-to-pad-a-fast-tokenizer"] is False
+
+
+class FeatureExtractor:
+    """Pads, and is no tokenizer."""
+
+    def pad(self, features: list[dict[str, Any]], **how: Any) -> dict[str, Any]:
+        return {"x": torch.tensor([feature["x"] for feature in features]), "label": torch.ones(len(features))}
+
+
+def test_a_feature_extractor_pads_too() -> None:
+    batch = DataCollatorWithPadding(FeatureExtractor())([{"x": 1}, {"x": 2}])
+    assert {key: value.tolist() for key, value in batch.items()} == {"x": [1, 2], "labels": [1.0, 1.0]}
