@@ -30,7 +30,7 @@ class OptimizationArguments:
     optim: OptimizerNames | str = argument("adamw_torch", "Name of the optimizer.")
     optim_args: str | None = argument(None, "Further optimizer settings, as 'name=value,name=value'.")
     adafactor: bool = argument(False, "Deprecated spelling of optim='adafactor'.")
-    optim_target_modules: str | list[str] | None = argument(None, "Modules that GaLore and APOLLO optimizers act on.")
+    optim_target_modules: None | str | list[str] = argument(None, "Modules that GaLore and APOLLO optimizers act on.")
 
     lr_scheduler_type: SchedulerType | str = argument("linear", "Name of the learning rate schedule.")
     lr_scheduler_kwargs: dict[str, Any] | str | None = field(
