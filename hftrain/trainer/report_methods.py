@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import datetime
+import json
 import os
+from pathlib import Path
+from typing import Any
 
+from hftrain.core.speed import speed_metrics
 from hftrain.trainer.data_methods import DataMethods
 
 
@@ -15,15 +20,84 @@ class ReportMethods(DataMethods):
 
         Args:
             logs: the row's values by name.
-            start_time: when the run began, as `time.time` says it; None where no run is going on.
+            start_time: when training began, as `time.time` says it; None for a row of anything else. With
+                ``include_num_input_tokens_seen`` the row then says how many tokens were read per second.
         """
         if self.state.epoch is not None:
             logs["epoch"] = self.state.epoch
+        if self.args.include_num_input_tokens_seen:
+            logs["num_input_tokens_seen"] = self.state.num_input_tokens_seen
+            if start_time is not None:
+                logs.update(speed_metrics("train", start_time, num_tokens=self.state.num_input_tokens_seen))
         self.state.log_history.append({**logs, "step": self.state.global_step})
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
 
+    def metrics_format(self, metrics: dict[str, Any]) -> dict[str, Any]:
+        """Return ``metrics`` as people read them: memory in MB, runtimes as h:mm:ss.cc, flos in GF, four digits."""
+        return {name: _readable(name, value) for name, value in metrics.items()}
+
+    def log_metrics(self, split: str, metrics: dict[str, Any]) -> None:
+        """Print the metrics of one split as a table, on the main process.
+
+        With ``skip_memory_metrics=False`` (it needs psutil) the table has the memory of `train`, `evaluate` or
+        `predict`, and with the first of them that of the Trainer's construction (``init_``): ``*_alloc_delta`` is
+        what was allocated at the end beyond the start and may be negative; ``*_peaked_delta`` is what was needed at
+        most beyond that end, never negative. ``cpu`` is the resident memory of this process, sampled every
+        millisecond; ``gpu`` is what torch's allocator counts. What runs inside `train` belongs to it.
+
+        Args:
+            split: "train", "eval", "test" or "all"; stands in the title.
+            metrics: what train, evaluate or predict returned.
+        """
+        if not self.state.is_world_process_zero:
+            return
+        rows = {str(name): str(value) for name, value in self.metrics_format(metrics).items()}
+        names, values = max(map(len, rows), default=0), max(map(len, rows.values()), default=0)
+        table = [f"  {name:<{names}} = {rows[name]:>{values}}" for name in sorted(rows)]
+        print("\n".join([f"***** {split} metrics *****", *table]), flush=True)
+
+    def save_metrics(self, split: str, metrics: dict[str, Any], combined: bool = True) -> None:
+        """Write metrics, as numbers, into ``<split>_results.json`` in ``args.output_dir``. The main process does.
+
+        Args:
+            split: "train", "eval", "test" or "all".
+            metrics: what train, evaluate or predict returned.
+            combined: add them to ``all_results.json`` too, where the latest value of a name counts.
+        """
+        if not self.state.is_world_process_zero:
+            return
+        folder = Path(str(self.args.output_dir))
+        _write_json(folder / f"{split}_results.json", metrics)
+        if combined:
+            every = folder / "all_results.json"
+            before = json.loads(every.read_text(encoding="utf-8")) if every.exists() else {}
+            _write_json(every, {**before, **metrics})
+
     def save_state(self) -> None:
         """Write ``trainer_state.json`` into ``args.output_dir``. The main process does."""
-        if self._running_engine().is_world_process_zero:
-            os.makedirs(str(self.args.output_dir), exist_ok=True)
-            self.state.save_to_json(os.path.join(str(self.args.output_dir), "trainer_state.json"))
+        if not self.state.is_world_process_zero:
+            return
+        os.makedirs(str(self.args.output_dir), exist_ok=True)
+        self.state.save_to_json(os.path.join(str(self.args.output_dir), "trainer_state.json"))
+
+
+def _readable(name: str, value: Any) -> Any:
+    if "_mem_" in name and isinstance(value, int):
+        return f"{value >> 20}MB"
+    if "_runtime" in name:
+        whole = int(value)
+        return f"{datetime.timedelta(seconds=whole)}.{int(abs(value - whole) * 100):02d}"
+    if name == "total_flos":
+        return f"{int(value) >> 30}GF"
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def _write_json(path: Path, metrics: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(metrics, indent=4, sort_keys=True, default=_plain_number), encoding="utf-8")
+
+
+def _plain_number(value: Any) -> Any:
+    if hasattr(value, "tolist"):  # a numpy or torch scalar, as metric functions return them
+        return value.tolist()
+    raise TypeError(f"{value!r} ({type(value).__name__}) is no JSON: save plain numbers and strings as metrics.")
