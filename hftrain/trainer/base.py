@@ -39,6 +39,17 @@ class TrainerBase:
         is_in_train: whether `train` is running.
         current_gradient_accumulation_steps: micro-batches of the step that is running.
         label_names: batch entries that are labels.
+        processing_class: tokenizer or processor of the data, saved with the model; or None.
+        compute_metrics: a function of an `EvalPrediction`, or torchmetrics; or None.
+        preprocess_logits_for_metrics: applied to logits before they are kept; or None.
+        neftune_noise_alpha: noise on the embeddings in training; or None.
+        model_accepts_loss_kwargs: whether the model is given ``num_items_in_batch`` and weights its loss by it.
+        can_return_loss: whether the model returns a loss without labels.
+        is_model_parallel: whether the model's layers are spread over devices already.
+        place_model_on_device: whether the model is moved to the run's device.
+        is_fsdp_enabled: whether parameters are sharded.
+        is_deepspeed_enabled: whether DeepSpeed trains.
+        hp_name: names the trials of a search; or None.
         run_id: names the run in its folder and its checkpoints; None before the first `train`.
     """
 
@@ -53,7 +64,18 @@ class TrainerBase:
     lr_scheduler: Any
     optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None
     compute_loss_func: Callable[..., torch.Tensor] | None
-    model_init: Callable[[], nn.Module] | None
+    model_init: Callable[..., nn.Module] | None
+    processing_class: Any
+    compute_metrics: Any
+    preprocess_logits_for_metrics: Callable[[Any, Any], Any] | None
+    neftune_noise_alpha: float | None
+    model_accepts_loss_kwargs: bool
+    can_return_loss: bool
+    is_model_parallel: bool
+    place_model_on_device: bool
+    is_fsdp_enabled: bool
+    is_deepspeed_enabled: bool
+    hp_name: Any
     state: TrainerState
     control: TrainerControl
     callback_handler: CallbackHandler
@@ -62,6 +84,9 @@ class TrainerBase:
     label_names: list[str]
     run_id: str | None
 
+    _train_batch_size: int
+    _created_lr_scheduler: bool
+    _signature_columns: list[str] | None
     _engine: Engine | None
     _runner: LoopRunner | None
     _checkpoints: CheckpointManager | None

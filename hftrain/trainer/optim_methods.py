@@ -63,6 +63,7 @@ class OptimMethods(TrainerBase):
                 self.lr_scheduler = get_scheduler(
                     optimizer=optimizer, **scheduler_arguments(self.args, num_training_steps)
                 )
+            self._created_lr_scheduler = True
         return self.lr_scheduler
 
     @staticmethod

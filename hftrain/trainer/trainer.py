@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from hftrain.args.training import TrainingArguments
@@ -13,9 +15,22 @@ from hftrain.callbacks.progress import progress_callback_class
 from hftrain.core.task import TaskModule
 from hftrain.errors import ConfigurationError, NotAvailableError
 from hftrain.hardware.seeding import enable_full_determinism, set_seed
-from hftrain.hardware.world import read_world
+from hftrain.trainer.construction import (
+    accepts_loss_kwargs,
+    can_return_loss,
+    check_collator,
+    check_data,
+    check_metrics,
+    check_model,
+    check_optimizers,
+    check_saving,
+    default_collator,
+    first_model,
+    is_model_parallel,
+    label_names_of,
+)
 from hftrain.trainer.fitting import fit, refuse_resume_value
-from hftrain.trainer.save_methods import SaveMethods
+from hftrain.trainer.later_methods import LaterMethods
 from hftrain.types.control import TrainerControl
 from hftrain.types.outputs import TrainOutput
 from hftrain.types.state import TrainerState
@@ -29,25 +44,30 @@ if TYPE_CHECKING:
     from hftrain.core.data import DataModule
 
 
-class Trainer(SaveMethods):
+class Trainer(LaterMethods):
     """Train, evaluate and predict.
 
     Args:
         model: a `TaskModule`, or an `nn.Module` whose forward returns a loss.
         args: the arguments; default: ``TrainingArguments("tmp_trainer")``.
-        data_collator: makes a batch from a list of samples.
+        data_collator: makes a batch from a list of samples; default: `DataCollatorWithPadding` if ``processing_class``
+            is a tokenizer or a feature extractor of sequences, else `default_data_collator` (torch's for a task).
         train_dataset: training data, when there is no ``datamodule``.
         eval_dataset: evaluation data, one set or a dict of named ones, when there is no ``datamodule``.
-        model_init: makes a new model for every `train`, instead of ``model``.
+        processing_class: tokenizer or processor, saved with the model.
+        model_init: makes a new model for every `train`, instead of ``model``; takes nothing, or the trial of a search.
         compute_loss_func: ``(outputs, labels, num_items_in_batch) -> loss``, for an `nn.Module`.
+        compute_metrics: `EvalPrediction` -> dict of numbers, or torchmetrics (one, a collection, a dict of them).
         callbacks: instances or classes, called after the default ones.
         optimizers: an optimizer and a scheduler to use; None for either takes the default.
         optimizer_cls_and_kwargs: a class and its keyword arguments, instead of ``args.optim``.
+        preprocess_logits_for_metrics: ``(logits, labels) -> logits``, before they are kept for the metrics.
         datamodule: the data of a task.
+        tokenizer: deprecated, use ``processing_class``.
 
     Raises:
-        ConfigurationError: the parameters contradict each other.
-        NotAvailableError: a parameter that this version does not support yet.
+        ConfigurationError: the parameters contradict each other or the arguments.
+        NotAvailableError: something is asked for that this version does not support yet.
     """
 
     def __init__(
@@ -58,47 +78,99 @@ class Trainer(SaveMethods):
         train_dataset: Any = None,
         eval_dataset: Any = None,
         processing_class: Any = None,
-        model_init: Callable[[], nn.Module] | None = None,
+        model_init: Callable[..., nn.Module] | None = None,
         compute_loss_func: Callable[..., torch.Tensor] | None = None,
         compute_metrics: Any = None,
         callbacks: list[Any] | None = None,
         optimizers: tuple[torch.optim.Optimizer | None, Any] = (None, None),
         optimizer_cls_and_kwargs: tuple[type[torch.optim.Optimizer], dict[str, Any]] | None = None,
-        preprocess_logits_for_metrics: Any = None,
+        preprocess_logits_for_metrics: Callable[[Any, Any], Any] | None = None,
         *,
         datamodule: DataModule | None = None,
+        tokenizer: Any = None,
     ) -> None:
-        _refuse_unavailable(
-            processing_class=processing_class,
-            compute_metrics=compute_metrics,
-            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
-        )
         self.args = args if args is not None else TrainingArguments("tmp_trainer")
         set_log_level(self.args)
         self._engine = self._runner = self._checkpoints = self._loaded_checkpoint = None
         self._stages_set_up = set()
-        self.run_id = None
+        self.run_id = self.hp_name = self._signature_columns = None
+        self.is_in_train = self.is_fsdp_enabled = self.is_deepspeed_enabled = False
+        self._train_batch_size = self.args.train_batch_size
+        self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
         self._seed()
+        first_model(model, model_init)
         self.model_init = model_init
-        self.model = self.model_wrapped = self._first_model(model)
+        self._take_model(model if model is not None else self.call_model_init())
+        self.processing_class = _processing_class(processing_class, tokenizer)
         self.datamodule, self.train_dataset, self.eval_dataset = datamodule, train_dataset, eval_dataset
-        self._refuse_two_sources()
-        self.data_collator = data_collator
-        self.compute_loss_func = compute_loss_func
+        check_collator(data_collator)
+        self.data_collator = data_collator or default_collator(self.model, self.processing_class)
+        self.compute_loss_func, self.compute_metrics = compute_loss_func, compute_metrics
+        self.preprocess_logits_for_metrics = preprocess_logits_for_metrics
+        self.neftune_noise_alpha = self.args.neftune_noise_alpha
         self._given_optimizers = optimizers
         self.optimizer, self.lr_scheduler = optimizers
+        self._created_lr_scheduler = False
         self.optimizer_cls_and_kwargs = optimizer_cls_and_kwargs
-        self._refuse_two_optimizers()
-        _refuse_saving_on_each_of_several_nodes(self.args)
-        self.label_names = list(self.args.label_names or ["labels"])
-        self.is_in_train = False
-        self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
+        self._check_parameters()
+        self._start_callbacks(callbacks or [])
+
+    def _take_model(self, model: nn.Module) -> None:
+        """Keep the model, place it, and read from it what evaluation and loss depend on."""
+        check_model(model)
+        self.model = self.model_wrapped = model
+        self.is_model_parallel = is_model_parallel(model, lambda: self.args.device)
+        self.place_model_on_device = self.args.place_model_on_device and not self.is_model_parallel
+        if self.place_model_on_device and not isinstance(model, TaskModule):
+            self._move_model_to_device(model, self.args.device)
+        self.model_accepts_loss_kwargs = accepts_loss_kwargs(model)
+        self.label_names = list(self.args.label_names) if self.args.label_names is not None else label_names_of(model)
+        self.can_return_loss = can_return_loss(model)
+
+    def _check_parameters(self) -> None:
+        self._refuse_two_sources()
+        check_optimizers(self._given_optimizers, self.optimizer_cls_and_kwargs, self.model_init)
+        has_evaluation = self.datamodule is not None or self.eval_dataset is not None
+        check_data(self.args, self.train_dataset, has_evaluation=has_evaluation)
+        check_metrics(self.args, self.compute_metrics)
+        check_saving(self.args)
+
+    def _start_callbacks(self, callbacks: list[Any]) -> None:
         self.state, self.control = TrainerState(), TrainerControl()
         self.state.is_local_process_zero = self.is_local_process_zero()
         self.state.is_world_process_zero = self.is_world_process_zero()
-        default = [DefaultFlowCallback(), *(callbacks or []), progress_callback_class(self.args.disable_tqdm)()]
-        self.callback_handler = CallbackHandler(default, self.model, None, self.optimizer, self.lr_scheduler)
+        every = [DefaultFlowCallback(), *callbacks, progress_callback_class(self.args.disable_tqdm)()]
+        self.callback_handler = CallbackHandler(
+            every, self.model, self.processing_class, self.optimizer, self.lr_scheduler
+        )
         self.control = self.callback_handler.on_init_end(self.args, self.state, self.control)
+
+    @property
+    def tokenizer(self) -> Any:
+        """Deprecated name of ``processing_class``."""
+        warnings.warn("Trainer.tokenizer is deprecated. Use processing_class.", FutureWarning, stacklevel=2)
+        return self.processing_class
+
+    @tokenizer.setter
+    def tokenizer(self, processing_class: Any) -> None:
+        warnings.warn("Trainer.tokenizer is deprecated. Set processing_class.", FutureWarning, stacklevel=2)
+        self.processing_class = processing_class
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        """Return a new model from ``model_init``, which takes nothing, or the trial of a search.
+
+        Raises:
+            ConfigurationError: it takes more, or returned no model.
+        """
+        assert self.model_init is not None  # the callers check
+        takes = [p for p in inspect.signature(self.model_init).parameters.values() if p.default is p.empty]
+        if len(takes) > 1:
+            names = ", ".join(parameter.name for parameter in takes)
+            raise ConfigurationError(f"model_init takes {names}. It should have 0 parameters, or 1 for the trial.")
+        model = self.model_init(trial) if takes else self.model_init()
+        if model is None:
+            raise ConfigurationError("model_init returned None. Return the model.")
+        return model
 
     # ---- training ----------------------------------------------------------------------------------
 
@@ -167,28 +239,28 @@ class Trainer(SaveMethods):
     def _seed(self) -> None:
         (enable_full_determinism if self.args.full_determinism else set_seed)(self.args.seed)
 
-    def _first_model(self, model: nn.Module | None) -> nn.Module:
-        if model is not None and self.model_init is not None:
-            raise ConfigurationError("Both model and model_init were given. Pass the one that should be trained.")
-        if model is None and self.model_init is None:
-            raise ConfigurationError(
-                "Trainer needs a model. Pass model=TaskModule or nn.Module, or model_init=a function that makes one."
-            )
-        made = model if model is not None else self.model_init()  # type: ignore[misc]
-        if not hasattr(made, "state_dict") or not hasattr(made, "parameters"):
-            raise ConfigurationError(f"model={made!r} is a {type(made).__name__}. Pass a TaskModule or an nn.Module.")
-        return made
-
     def _renew(self) -> None:
-        """Start `train` from a new model if there is `model_init`, and from a new optimizer unless one was given."""
+        """Start `train` with a new schedule unless one was given, and from a new model if there is `model_init`.
+
+        Without it the optimizer goes on as it is, like the weights; so one that was set beforehand is used.
+        """
         self._release()
         self.control = TrainerControl()
-        self.optimizer, self.lr_scheduler = self._given_optimizers
+        self._train_batch_size = self.args.train_batch_size
+        if self._created_lr_scheduler:
+            self.lr_scheduler, self._created_lr_scheduler = None, False
         if self.model_init is not None:
+            self.optimizer = self.lr_scheduler = None
             self._seed()
-            self.model = self.model_wrapped = self.model_init()
+            self._take_model(self.call_model_init())
         if self.args.gradient_checkpointing:
             self._enable_gradient_checkpointing()
+
+    def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
+        model.to(device)
+        # Moving to some devices unties what shared memory.
+        if device.type == "xla" and hasattr(model, "tie_weights"):
+            model.tie_weights()  # type: ignore[operator]
 
     def _enable_gradient_checkpointing(self) -> None:
         enable = getattr(self.model, "gradient_checkpointing_enable", None)
@@ -207,17 +279,6 @@ class Trainer(SaveMethods):
         if self._engine is not None:
             self._engine.close()
         self._engine = None
-
-    def _refuse_two_optimizers(self) -> None:
-        if self.optimizer_cls_and_kwargs is not None and self._given_optimizers[0] is not None:
-            raise ConfigurationError(
-                "Both optimizers and optimizer_cls_and_kwargs were given, and they are incompatible. Pass one of them."
-            )
-        if self.model_init is not None and any(given is not None for given in self._given_optimizers):
-            raise ConfigurationError(
-                "Both model_init and optimizers were given: an optimizer made before belongs to another model. Pass "
-                "optimizer_cls_and_kwargs, or override create_optimizer."
-            )
 
     def _refuse_missing_evaluation(self) -> None:
         if self.args.eval_strategy == "no" and not self.args.eval_on_start:
@@ -252,19 +313,10 @@ def set_log_level(args: TrainingArguments) -> None:
         package_logger.addHandler(handler)
 
 
-def _refuse_saving_on_each_of_several_nodes(args: TrainingArguments) -> None:
-    num_nodes = read_world().num_nodes
-    if args.save_on_each_node and num_nodes > 1:
-        raise NotAvailableError(
-            f"save_on_each_node=True on {num_nodes} nodes is not available in this version: the main process writes. "
-            "Set save_on_each_node=False and output_dir to a folder that all nodes see."
-        )
-
-
-def _refuse_unavailable(**parameters: Any) -> None:
-    for name, value in parameters.items():
-        if value is not None:
-            raise NotAvailableError(
-                f"Trainer({name}=...) is not available in this version. Use a TaskModule, whose eval_step and "
-                "configure_metrics do what it is for."
-            )
+def _processing_class(processing_class: Any, tokenizer: Any) -> Any:
+    if tokenizer is None:
+        return processing_class
+    if processing_class is not None:
+        raise ConfigurationError("Both processing_class and tokenizer, its old name, were given. Pass the first.")
+    warnings.warn("Trainer(tokenizer=...) is deprecated. Pass processing_class=...", FutureWarning, stacklevel=3)
+    return tokenizer

@@ -253,17 +253,6 @@ def test_an_exception_in_a_callback_names_it_and_the_event(tmp_path: Path) -> No
         trainer(tmp_path, callbacks=[Broken()]).train()
 
 
-@pytest.mark.parametrize("name", ["processing_class", "compute_metrics", "preprocess_logits_for_metrics"])
-def test_a_parameter_of_a_later_version_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(NotAvailableError, match=name):
-        Trainer(Fit(), arguments(tmp_path), **{name: object()})
-
-
-def test_a_model_or_model_init_is_needed(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="Trainer needs a model"):
-        Trainer(args=arguments(tmp_path))
-
-
 def test_model_init_makes_a_new_model_for_every_call(tmp_path: Path) -> None:
     ours = Trainer(args=arguments(tmp_path), model_init=Fit, datamodule=DataModule(train=Points()))
     first = ours.train()

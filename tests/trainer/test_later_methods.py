@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hftrain.errors import NotAvailableError
+from tests.trainer.tasks import trainer
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "hyperparameter_search",
+        "init_hf_repo",
+        "push_to_hub",
+        "create_model_card",
+        "propagate_args_to_deepspeed",
+    ],
+)
+def test_a_method_of_a_later_version_says_so(tmp_path: Path, name: str) -> None:
+    with pytest.raises(NotAvailableError, match=name):
+        getattr(trainer(tmp_path), name)()
