@@ -114,23 +114,26 @@ class Engine:
         self.to_device: Callable[[Any], Any] = batch_mover(self.device, non_blocking=settings.non_blocking)
         """Move a nested batch to the device; the same object comes back when nothing has to move."""
         self._full_precision: AbstractContextManager[None] = nullcontext()
+        self.is_synced = True
+        """Whether the current micro-batch's backward averages gradients: it is the last of its step."""
         self._restore_tf32 = apply_tf32(settings.tf32)
         self._forget()
 
     # The module
 
-    def place(self, module: nn.Module) -> None:
+    def place(self, module: nn.Module, *, move: bool = True) -> None:
         """Move parameters and buffers to the device, in place, unless they are all there.
 
         Call it before the optimizer is made. `unwrapped_step` then works without `wrap`: enough for evaluation.
+        With ``move=False`` they stay where they are, as for a model whose layers are spread over devices.
         """
-        if any(tensor.device != self.device for tensor in chain(module.parameters(), module.buffers())):
+        if move and any(tensor.device != self.device for tensor in chain(module.parameters(), module.buffers())):
             self._strategy.module_to_device(module)
         if module is not self._module:
             self._compiled.clear()
         self._module = module
 
-    def wrap(self, module: nn.Module, *, steps: Sequence[str] = ()) -> nn.Module:
+    def wrap(self, module: nn.Module, *, steps: Sequence[str] = (), move: bool = True) -> nn.Module:
         """Place the module and put the strategy's wrapper around it. All ranks must call this.
 
         With ``compile`` set, what `step` calls is compiled in place: the module's state dict keeps its names.
@@ -141,11 +144,12 @@ class Engine:
                 together with the optimizer's.
             steps: names of methods that `step` will be asked for. Without any, the wrapper's own call is
                 ``module(...)`` and `step` knows "forward" only.
+            move: as in `place`.
 
         Returns:
             The module itself on one device; the `DistributedDataParallel` around it with several processes.
         """
-        self.place(module)
+        self.place(module, move=move)
         self._trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
         if self._scaler is not None:
             check_trainable_in_fp16(module)
@@ -220,15 +224,21 @@ class Engine:
 
         Call it before the forward: DDP readies its hooks there.
         """
+        self.is_synced = enabled
         if self._ddp is not None:
             self._ddp.require_backward_grad_sync = enabled
 
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradients of ``loss``, scaled in fp16."""
+    def backward(self, loss: Tensor, **options: Any) -> None:
+        """Add the gradients of ``loss``, scaled in fp16; ``options`` are those of `torch.Tensor.backward`."""
         if self._scaler is None:
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward(**options)  # type: ignore[no-untyped-call]
         else:
-            self._precision.backward(loss, None)
+            self._precision.backward(loss, None, **options)
+
+    def unscale(self) -> None:
+        """Divide the run's gradients by the loss scale, unless that was done since the last step; only fp16 has one."""
+        if self._scaler is not None and self._optimizer is not None:
+            self._scaler.unscale_once(self._optimizer)
 
     def clip(self, max_norm: float) -> Tensor | None:
         """Scale the gradients down to a joint 2-norm of ``max_norm``, after unscaling them in fp16.
@@ -241,8 +251,7 @@ class Engine:
         optimizer = self._optimizer
         if optimizer is not None and len(optimizer.param_groups) != self._num_groups:
             self._list_gradients()
-        if self._scaler is not None and optimizer is not None:
-            self._scaler.unscale_once(optimizer)
+        self.unscale()
         return self._gradients.clip(max_norm)
 
     def optimizer_step(self, optimizer: Optimizer) -> bool:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hftrain.core.data import DataModule
     from hftrain.core.runner import LoopRunner
     from hftrain.hardware.engine import Engine
+    from hftrain.trainer.accelerator import AcceleratorShim
     from hftrain.types.control import TrainerControl
     from hftrain.types.state import TrainerState
 
@@ -47,6 +48,7 @@ class TrainerBase:
         can_return_loss: whether the model returns a loss without labels.
         is_model_parallel: whether the model's layers are spread over devices already.
         place_model_on_device: whether the model is moved to the run's device.
+        accelerator: the engine of the run under the names that accelerate has for it.
         is_fsdp_enabled: whether parameters are sharded.
         is_deepspeed_enabled: whether DeepSpeed trains.
         hp_name: names the trials of a search; or None.
@@ -73,6 +75,7 @@ class TrainerBase:
     can_return_loss: bool
     is_model_parallel: bool
     place_model_on_device: bool
+    accelerator: AcceleratorShim
     is_fsdp_enabled: bool
     is_deepspeed_enabled: bool
     hp_name: Any

@@ -72,7 +72,7 @@ def _prepare(trainer: Trainer, resume_from: bool | str | None) -> Resume | None:
     trainer._refuse_missing_evaluation()
     if resume is not None:
         trainer.model.load_state_dict(resume.reader.model())
-    engine.place(trainer.model)
+    engine.place(trainer.model, move=trainer.place_model_on_device)
     return resume
 
 
@@ -112,7 +112,7 @@ def _runner(trainer: Trainer, resume: Resume | None) -> LoopRunner:
         horizon = _horizon_from(horizon, source, settings, position, resume)
     task = trainer.model if isinstance(trainer.model, TaskModule) else None
     trainer.create_optimizer_and_scheduler(horizon.max_steps)
-    trainer.model_wrapped = engine.wrap(trainer.model, steps=("training_step",) if task is not None else ())
+    trainer.model_wrapped = trainer._wrap_model(trainer.model, training=True, dataloader=loader)
     if resume is not None:
         trainer._load_run(resume.reader)
     _start_state(trainer, resume, horizon)

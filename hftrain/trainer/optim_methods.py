@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hftrain.hardware.engine import create_engine
 from hftrain.optim.optimizers import build_optimizer, optimizer_class_and_kwargs
 from hftrain.optim.param_groups import decay_parameter_names, param_groups
 from hftrain.optim.schedulers import get_scheduler
-from hftrain.trainer.base import TrainerBase
+from hftrain.trainer.device_methods import DeviceMethods
 from hftrain.trainer.settings import (
-    check_autocast_backend,
-    engine_settings,
     optimizer_settings,
     scheduler_arguments,
 )
@@ -21,11 +18,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from hftrain.args.training import TrainingArguments
-    from hftrain.hardware.engine import Engine
 
 
-class OptimMethods(TrainerBase):
-    """Optimizer and schedule, and the engine they run on."""
+class OptimMethods(DeviceMethods):
+    """Optimizer and schedule."""
 
     def create_optimizer_and_scheduler(self, num_training_steps: int) -> None:
         """Set up `optimizer` and `lr_scheduler` for a run of ``num_training_steps`` optimizer steps."""
@@ -99,13 +95,3 @@ class OptimMethods(TrainerBase):
         if self.optimizer is None:
             raise ValueError("The optimizer does not exist yet. Call create_optimizer() or train() first.")
         return self.optimizer.param_groups
-
-    def _running_engine(self) -> Engine:
-        if self._engine is None:
-            self._engine = self._new_engine()
-        return self._engine
-
-    def _new_engine(self) -> Engine:
-        engine = create_engine(engine_settings(self.args))
-        check_autocast_backend(self.args, engine.device.type)
-        return engine

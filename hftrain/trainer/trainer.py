@@ -92,9 +92,10 @@ class Trainer(LaterMethods):
         self.args = args if args is not None else TrainingArguments("tmp_trainer")
         set_log_level(self.args)
         self._engine = self._runner = self._checkpoints = self._loaded_checkpoint = None
+        self.create_accelerator_and_postprocess()
         self._stages_set_up = set()
         self.run_id = self.hp_name = self._signature_columns = None
-        self.is_in_train = self.is_fsdp_enabled = self.is_deepspeed_enabled = False
+        self.is_in_train = False
         self._train_batch_size = self.args.train_batch_size
         self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
         self._seed()
@@ -255,12 +256,6 @@ class Trainer(LaterMethods):
             self._take_model(self.call_model_init())
         if self.args.gradient_checkpointing:
             self._enable_gradient_checkpointing()
-
-    def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
-        model.to(device)
-        # Moving to some devices unties what shared memory.
-        if device.type == "xla" and hasattr(model, "tie_weights"):
-            model.tie_weights()  # type: ignore[operator]
 
     def _enable_gradient_checkpointing(self) -> None:
         enable = getattr(self.model, "gradient_checkpointing_enable", None)

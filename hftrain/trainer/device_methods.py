@@ -1,0 +1,71 @@
+"""Where the Trainer computes: the engine of the run, and the overridable methods around it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hftrain.core.task import TaskModule
+from hftrain.hardware.engine import create_engine
+from hftrain.hardware.tree import map_tree
+from hftrain.trainer.accelerator import AcceleratorShim
+from hftrain.trainer.base import TrainerBase
+from hftrain.trainer.settings import check_autocast_backend, engine_settings
+
+if TYPE_CHECKING:
+    import torch
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from hftrain.hardware.engine import Engine
+
+
+class DeviceMethods(TrainerBase):
+    """Engine, placement and wrapping of the model, gathering."""
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Set up `accelerator`, once, when the Trainer is made."""
+        self.accelerator = AcceleratorShim(self)
+        self.is_fsdp_enabled = self.is_deepspeed_enabled = False
+
+    def get_tp_size(self) -> int:
+        """Return over how many processes one layer is spread: 1."""
+        return 1
+
+    def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
+        """Move a model to the device, in place. Called with the Trainer's own, if `place_model_on_device` is True."""
+        model.to(device)
+        # Moving to some devices unties what shared memory.
+        if device.type == "xla" and hasattr(model, "tie_weights"):
+            model.tie_weights()  # type: ignore[operator]
+
+    def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> nn.Module:
+        """Return the model as it is called in training: inside DDP if there are several processes, else itself.
+
+        All ranks must call this.
+        """
+        steps = ("training_step",) if isinstance(model, TaskModule) else ()
+        return self._running_engine().wrap(model, steps=steps, move=self.place_model_on_device)
+
+    def _nested_gather(self, tensors: Any, name: str | None = None) -> Any:
+        """Concatenate nested tensors over the processes, 0-d ones to 1-d. All ranks must call this."""
+        return self._running_engine().gather(tensors)
+
+    def _gather_and_numpify(self, tensors: Any, name: str | None = None) -> Any:
+        """Concatenate nested tensors over the processes, as numpy arrays. All ranks must call this."""
+        return map_tree(self._nested_gather(tensors, name), _as_array)
+
+    def _running_engine(self) -> Engine:
+        if self._engine is None:
+            self._engine = self._new_engine()
+        return self._engine
+
+    def _new_engine(self) -> Engine:
+        engine = create_engine(engine_settings(self.args))
+        check_autocast_backend(self.args, engine.device.type)
+        return engine
+
+
+def _as_array(tensor: torch.Tensor) -> NDArray[Any]:
+    tensor = tensor.detach().cpu()
+    # numpy has no bfloat16.
+    return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
