@@ -62,6 +62,28 @@ def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
         _ = hftrain.Trainr  # type: ignore[attr-defined]
 
 
+def test_importing_a_name_of_transformers_says_where_it_is() -> None:
+    with pytest.raises(ImportError, match="no attribute 'AutoModel'; .* from transformers import AutoModel$"):
+        from hftrain import AutoModel  # type: ignore[attr-defined] # noqa: F401
+
+
+def test_asking_for_a_name_of_transformers_is_an_attribute_error_with_the_same_text() -> None:
+    assert not hasattr(hftrain, "AutoModel")
+    assert getattr(hftrain, "AutoModel", None) is None
+    with pytest.raises(AttributeError, match="from transformers.trainer_utils import has_length$"):
+        _ = hftrain.has_length  # type: ignore[attr-defined]
+
+
+def test_a_name_that_nobody_has_cannot_be_imported() -> None:
+    with pytest.raises(ImportError, match="Trainr"):
+        from hftrain import Trainr  # type: ignore[attr-defined] # noqa: F401
+
+
+def test_folders_can_be_imported_from_the_front_door() -> None:
+    code = "from hftrain import args, callbacks, checkpoint, core, data, hardware, optim, trainer, types"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_import_hftrain_loads_itself_and_a_handful_of_the_standard_library() -> None:
     loaded = modules_loaded_by("hftrain")
     ours = [name for name in loaded if name.partition(".")[0] not in sys.stdlib_module_names]
