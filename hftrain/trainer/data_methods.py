@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from hftrain.core.data import DataModule
@@ -27,7 +28,7 @@ class DataMethods(StepMethods):
         """
         engine = self._running_engine()
         data = self._training_data()
-        settings = loader_settings(self.args, engine, training=True)
+        settings = replace(loader_settings(self.args, engine, training=True), batch_size=self._train_batch_size)
         sampler = self._get_train_sampler(data)
         data, collate_fn = self._pruned(data, "training")
         return train_loader(data, settings, collate_fn=collate_fn, sampler=sampler)

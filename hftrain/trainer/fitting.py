@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from hftrain.checkpoint import contents
 from hftrain.checkpoint.layout import new_run_id
-from hftrain.core.horizon import Horizon, compute_horizon
+from hftrain.core.horizon import Horizon
 from hftrain.core.meters import LossWindow, Meters, merged_windows
 from hftrain.core.runner import LoopRunner, LoopSettings, Position
 from hftrain.core.speed import speed_metrics
@@ -20,6 +19,7 @@ from hftrain.data.epochs import EpochLoader
 from hftrain.errors import CheckpointError, ConfigurationError
 from hftrain.hardware.seeding import set_rng_state
 from hftrain.trainer.adapters import TrainerActions, TrainerTask
+from hftrain.trainer.run_length import horizon_from, horizon_of, training_source
 from hftrain.trainer.settings import data_seed, loop_settings
 from hftrain.types.choices import Event
 from hftrain.types.outputs import TrainOutput
@@ -103,20 +103,19 @@ def _runner(trainer: Trainer, resume: Resume | None) -> LoopRunner:
     """Build the loop: loader, horizon, optimizer, wrapper, state, then what the checkpoint gives back."""
     engine, handler = trainer._running_engine(), trainer.callback_handler
     settings = loop_settings(trainer.args)
-    loader = trainer.get_train_dataloader()
-    source = EpochLoader(loader, seed=data_seed(trainer.args))
-    _refuse_uneven_ranks(trainer, source)
+    source = training_source(trainer)
     position = _position(trainer, source, resume)
-    horizon = _horizon(trainer, source, settings)
+    horizon = horizon_of(trainer, source, settings)
     if resume is not None and _shape_changed(trainer, resume, settings):
-        horizon = _horizon_from(horizon, source, settings, position, resume)
+        horizon = horizon_from(horizon, source, settings, position, global_step=resume.state.global_step)
     task = trainer.model if isinstance(trainer.model, TaskModule) else None
     trainer.create_optimizer_and_scheduler(horizon.max_steps)
-    trainer.model_wrapped = trainer._wrap_model(trainer.model, training=True, dataloader=loader)
+    trainer.model_wrapped = trainer._wrap_model(trainer.model, training=True, dataloader=source.loader)
     if resume is not None:
         trainer._load_run(resume.reader)
     _start_state(trainer, resume, horizon)
-    handler.train_dataloader, handler.optimizer, handler.lr_scheduler = loader, trainer.optimizer, trainer.lr_scheduler
+    handler.train_dataloader = source.loader
+    handler.optimizer, handler.lr_scheduler = trainer.optimizer, trainer.lr_scheduler
     handler.model = trainer.model
     handler.bind(trainer.args, trainer.state, trainer.control)
     losses, meters = _windows(trainer, resume, settings)
@@ -164,21 +163,11 @@ def _windows(trainer: Trainer, resume: Resume | None, settings: LoopSettings) ->
     return LossWindow(filter_nonfinite=settings.filter_nonfinite_losses, state=losses), Meters(meters)
 
 
-def _refuse_uneven_ranks(trainer: Trainer, source: EpochLoader) -> None:
-    """Raise if one rank has more batches than another: its last step would wait for a partner forever."""
-    counts = trainer._running_engine().gather_object(source.num_batches)
-    if len(set(counts)) > 1:
-        raise ConfigurationError(
-            f"The processes have {', '.join(map(str, counts))} training batches, and each step needs all of them. Set "
-            "even_batches=True in accelerator_config, or dataloader_drop_last=True, or give loaders of equal length."
-        )
-
-
 def _shape_changed(trainer: Trainer, resume: Resume, settings: LoopSettings) -> bool:
     """Say in one line what makes the steps of the resumed run other steps; return whether anything does."""
     args = trainer.args
     now = {
-        "batch_size": args.train_batch_size,
+        "batch_size": trainer._train_batch_size,
         "accumulation_steps": settings.accumulation_steps,
         "world_size": trainer._running_engine().world_size,
         "seed": data_seed(args),
@@ -191,36 +180,11 @@ def _shape_changed(trainer: Trainer, resume: Resume, settings: LoopSettings) -> 
     return bool(changed.keys() - {"seed"})
 
 
-def _horizon_from(
-    horizon: Horizon, source: EpochLoader, settings: LoopSettings, position: Position, resume: Resume
-) -> Horizon:
-    """Return the horizon whose end is where the data ends, for steps of another size than those done."""
-    left = source.remaining(samples_done=position.samples, batches_done=position.batches)
-    if not horizon.epoch_based or left is None:
-        return horizon
-    per_epoch = horizon.num_update_steps_per_epoch
-    done = (position.epoch + 1) * per_epoch - math.ceil(left / settings.accumulation_steps)
-    return replace(horizon, max_steps=resume.state.global_step + max(horizon.max_steps - done, 0))
-
-
-def _horizon(trainer: Trainer, source: EpochLoader, settings: LoopSettings) -> Horizon:
-    args, world_size = trainer.args, trainer._running_engine().world_size
-    per_batch = source.global_batch_size or args.train_batch_size * world_size
-    return compute_horizon(
-        num_batches=source.num_batches,
-        num_examples=source.num_samples,
-        num_train_epochs=args.num_train_epochs,
-        max_steps=args.max_steps,
-        accumulation_steps=settings.accumulation_steps,
-        total_batch_size=per_batch * settings.accumulation_steps,
-    )
-
-
 def _start_state(trainer: Trainer, resume: Resume | None, horizon: Horizon) -> None:
     state = resume.state if resume is not None else TrainerState()
     if resume is None:
         state.epoch = 0.0
-    state.train_batch_size = trainer.args.train_batch_size
+    state.train_batch_size = trainer._train_batch_size
     state.compute_steps(trainer.args, horizon.max_steps)
     state.init_training_references(trainer, horizon.max_steps, horizon.num_train_epochs, None)
     trainer.state = state

@@ -114,7 +114,7 @@ class SaveMethods(EvalMethods):
                 }
             ),
             "seed": data_seed(self.args),
-            "batch_size": self.args.train_batch_size,
+            "batch_size": self._train_batch_size,
             "accumulation_steps": runner.settings.accumulation_steps,
             "world_size": engine.world_size,
         }
