@@ -8,7 +8,7 @@ import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -16,46 +16,14 @@ from hftrain._version import __version__
 from hftrain.checkpoint.catalog import CheckpointFolder, Status, Verification, inspect_folder, scan
 from hftrain.checkpoint.contents import Part
 from hftrain.checkpoint.formats import parse_size
-from hftrain.checkpoint.layout import (
-    INCOMPLETE,
-    MANIFEST,
-    FileRecord,
-    Manifest,
-    checked_path,
-    checkpoint_name,
-    dump_json,
-    parse_time,
-    utc_text,
-)
+from hftrain.checkpoint.layout import FileRecord, Manifest, checked_path, checkpoint_name, parse_time, utc_text
 from hftrain.checkpoint.reader import CheckpointReader, open_checkpoint
 from hftrain.checkpoint.resume import ResumeFinder
 from hftrain.checkpoint.retention import Candidate, Policy, limit, named, surplus
+from hftrain.checkpoint.saving import CheckpointSave, Ranks, begin_folder, on_rank_zero, remove_folder
 from hftrain.checkpoint.storage import Storage, is_same_path, join, name_of, plain_path, storage_for
-from hftrain.checkpoint.writer import write_parts
-from hftrain.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
-
-
-class Ranks(Protocol):
-    """The processes of a run; hardware's engine is one."""
-
-    @property
-    def process_index(self) -> int:
-        """This process, 0 for the one that decides."""
-
-    @property
-    def world_size(self) -> int:
-        """How many there are."""
-
-    def barrier(self) -> None:
-        """Wait for all."""
-
-    def broadcast_object(self, obj: Any, src: int = 0) -> Any:
-        """Everyone gets what ``src`` has."""
-
-    def gather_object(self, obj: Any) -> list[Any]:
-        """Everyone gets everyone's, by rank."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +63,55 @@ class CheckpointManager:
         self._verified: str | None = None
         self._resumed_from: str | None = None
         """Until the next commit, this one is not deleted."""
+        self._open_save: CheckpointSave | None = None
+        self._newest: str | None = None
+        """The name of the one this process committed last."""
 
     # ---------------------------------------------------------------------------------------------------------- saving
+
+    def begin(
+        self,
+        step: int,
+        *,
+        epoch: float,
+        samples: int,
+        loaded: str | None = None,
+        folder_name: str | None = None,
+    ) -> CheckpointSave | None:
+        """Begin a checkpoint: a context that is filled and, at its end, committed. All ranks must call this.
+
+        Args:
+            step: optimizer steps done.
+            epoch: epochs done, with the fraction.
+            samples: samples consumed, in the seeded global order.
+            loaded: path of the one this run resumed from. It is never written over at its own step: the state
+                has not moved, so it stays as it is and None is returned.
+            folder_name: instead of ``checkpoint-<step>``; retention does not see such a folder.
+        """
+        name = checked_path(folder_name) if folder_name else checkpoint_name(step)
+        folder = join(self.output_dir, name)
+        if self._on_rank_zero(lambda: self._is_loaded(folder, loaded, step, samples)):
+            logger.info("%s is what this run resumed from, at the same step; it is kept as it is.", folder)
+            return None
+        self._known.pop(name, None)
+        self._on_rank_zero(lambda: begin_folder(self._storage, folder, run_id=self.run_id, step=step))
+        self._open_save = CheckpointSave(
+            folder,
+            storage=self._storage,
+            ranks=self._ranks,
+            max_shard_bytes=self._max_shard_bytes,
+            manifest=lambda files: self._manifest(step, epoch, samples, files),
+            committed=lambda: self._note_commit(name),
+        )
+        return self._open_save
+
+    def _note_commit(self, name: str) -> None:
+        self._newest, self._open_save, self._resumed_from = name, None, None
+
+    def open_save_in(self, folder: str) -> CheckpointSave | None:
+        """The checkpoint that is being written into this very folder, if one is."""
+        save = self._open_save
+        return save if save is not None and save.covers(folder) else None
 
     def save(
         self,
@@ -112,14 +127,9 @@ class CheckpointManager:
         """Write a checkpoint, commit it, and only then delete what is torn or surplus. All ranks must call this.
 
         Args:
-            step: optimizer steps done.
+            step: as in :meth:`begin`, like ``epoch``, ``samples``, ``loaded`` and ``folder_name``.
             parts: rank 0's whole, the other ranks' at least those that are ``per_rank``. Written as it is iterated.
-            epoch: epochs done, with the fraction.
-            samples: samples consumed, in the seeded global order.
             best: path of the best checkpoint, never deleted.
-            loaded: path of the one this run resumed from. It is never written over at its own step: the state
-                has not moved, so it is returned as it is.
-            folder_name: instead of ``checkpoint-<step>``; retention does not see such a folder.
 
         Returns:
             The path of the committed folder.
@@ -127,24 +137,20 @@ class CheckpointManager:
         Raises:
             CheckpointError: some rank could not write. Nothing older was harmed.
         """
-        name = checked_path(folder_name) if folder_name else checkpoint_name(step)
-        folder = join(self.output_dir, name)
-        if self._on_rank_zero(lambda: self._is_loaded(folder, loaded, step, samples)):
-            logger.info("%s is what this run resumed from, at the same step; it is kept as it is.", folder)
-            return folder
-        self._on_rank_zero(lambda: self._begin(folder, step))
-        files = self._write(folder, parts)
-        self._on_rank_zero(lambda: self._commit(folder, self._manifest(step, epoch, samples, files)))
-        self._resumed_from = None
-        self._on_rank_zero(lambda: self._clean_up(best, newest=name))
-        return folder
+        save = self.begin(step, epoch=epoch, samples=samples, loaded=loaded, folder_name=folder_name)
+        if save is None:
+            return join(self.output_dir, folder_name or checkpoint_name(step))
+        with save:
+            save.write(parts)
+        self._on_rank_zero(lambda: self.clean_up(best))
+        return save.folder
 
     def retain(self, *, best: str | None = None) -> None:
         """Clean up at the end of training, as the reference does. All ranks must call this.
 
         With ``save_total_limit=1`` only the best stays, if there is one and it is committed.
         """
-        self._on_rank_zero(lambda: self._clean_up(best, at_end=True))
+        self._on_rank_zero(lambda: self.clean_up(best, at_end=True))
 
     def committed(self) -> list[CommittedCheckpoint]:
         """All committed checkpoints in the folder, of any run, in the order of their commits. No collective."""
@@ -161,41 +167,6 @@ class CheckpointManager:
         if found.status is not Status.COMMITTED or found.manifest is None:
             return False
         return (found.manifest.step, found.manifest.samples) == (step, samples)
-
-    def _begin(self, folder: str, step: int) -> None:
-        """From the first line on, the folder is torn until the commit."""
-        mark = dump_json({"run_id": self.run_id, "step": step})
-        self._storage.write(join(folder, INCOMPLETE), [mark])
-        self._known.pop(name_of(folder), None)
-        self._empty(folder)
-
-    def _empty(self, folder: str) -> None:
-        """Remove all but the mark, the manifest first: what is half removed must not look like the reference's."""
-        entries = [entry.name for entry in self._storage.list(folder) if entry.name != INCOMPLETE]
-        for name in sorted(entries, key=lambda name: name != MANIFEST):
-            self._storage.delete(join(folder, name))
-
-    def _write(self, folder: str, parts: Iterable[Part]) -> dict[str, FileRecord]:
-        """All ranks write their files, then learn what all have written."""
-        error: Exception | None = None
-        records: dict[str, FileRecord] = {}
-        rank = self._ranks.process_index
-        try:
-            records = write_parts(self._storage, folder, parts, rank=rank, max_shard_bytes=self._max_shard_bytes)
-        except Exception as caught:  # raised below, when the other ranks know and no longer wait
-            error = caught
-        results: list[tuple[dict[str, FileRecord], str | None]] = self._ranks.gather_object(
-            (records, None if error is None else _text_of(error))
-        )
-        failures = [f"rank {rank}: {text}" for rank, (_, text) in enumerate(results) if text is not None]
-        if failures:
-            raise CheckpointError(
-                f"{folder} could not be written ({'; '.join(failures)}). Older checkpoints are untouched."
-            ) from error
-        files: dict[str, FileRecord] = {}
-        for written, _ in results:
-            files |= written
-        return files
 
     def _manifest(self, step: int, epoch: float, samples: int, files: Mapping[str, FileRecord]) -> Manifest:
         known = scan(self._storage, self.output_dir, known=self._known)
@@ -214,16 +185,18 @@ class CheckpointManager:
             files=files,
         )
 
-    def _commit(self, folder: str, manifest: Manifest) -> None:
-        self._storage.write(join(folder, MANIFEST), [manifest.to_json()])
-        self._storage.delete(join(folder, INCOMPLETE))
-
     # -------------------------------------------------------------------------------------------------------- cleaning
 
-    def _clean_up(self, best: str | None, *, newest: str | None = None, at_end: bool = False) -> None:
-        """Delete torn folders (never at the end: nothing was committed just now) and this run's surplus."""
+    def clean_up(self, best: str | None = None, *, at_end: bool = False) -> None:
+        """Delete what is torn, if anything was committed since, and this run's surplus. Rank 0 calls this.
+
+        Args:
+            best: path of the best checkpoint, never deleted.
+            at_end: of training, where nothing was committed just now.
+        """
         found = scan(self._storage, self.output_dir, known=self._known)
-        going = [] if at_end else [folder.name for folder in found if folder.status is Status.TORN]
+        torn_may_go = self._newest is not None and not at_end
+        going = [folder.name for folder in found if folder.status is Status.TORN and torn_may_go]
         best_name = name_of(plain_path(best)) if best else None
         if self._limit is not None:
             candidates = [
@@ -231,15 +204,14 @@ class CheckpointManager:
                 for folder in found
                 if folder.manifest is not None and folder.manifest.run_id == self.run_id
             ]
-            policies = self._policies(candidates, best=best_name, newest=newest, at_end=at_end)
+            policies = self._policies(candidates, best=best_name, at_end=at_end)
             going += [candidate.name for candidate in surplus(candidates, policies)]
         for name in going:
-            self._remove(name)
+            if self._open_save is None or name != name_of(self._open_save.folder):
+                self._remove(name)
 
-    def _policies(
-        self, candidates: Sequence[Candidate], *, best: str | None, newest: str | None, at_end: bool
-    ) -> list[Policy]:
-        kept = {newest} if newest else set()
+    def _policies(self, candidates: Sequence[Candidate], *, best: str | None, at_end: bool) -> list[Policy]:
+        kept = {self._newest} if self._newest and not at_end else set()
         if self._resumed_from is not None:
             kept.add(name_of(self._resumed_from))
         if at_end and self._limit == 1 and best is not None and any(one.name == best for one in candidates):
@@ -247,13 +219,10 @@ class CheckpointManager:
         return [limit(self._limit or 1, best=best), named(kept)]
 
     def _remove(self, name: str) -> None:
-        """Mark it torn first, so that one stopped halfway is never taken for a checkpoint."""
         folder = join(self.output_dir, name)
         try:
             self._known.pop(name, None)
-            self._storage.write(join(folder, INCOMPLETE), [dump_json({"run_id": self.run_id, "removing": True})])
-            self._empty(folder)
-            self._storage.delete(folder)
+            remove_folder(self._storage, folder, run_id=self.run_id)
         except OSError as error:  # the new checkpoint is safe: that an old one stays is no reason to stop training
             logger.warning("%s could not be deleted (%s). It will be tried again after the next save.", folder, error)
 
@@ -290,24 +259,4 @@ class CheckpointManager:
 
     def _on_rank_zero(self, action: Callable[[], Any]) -> Any:
         """Run it on rank 0 and give every rank its result, or its error. All ranks must call this."""
-        error: Exception | None = None
-        result = None
-        if self._ranks.process_index == 0:
-            try:
-                result = action()
-            except Exception as caught:  # raised below, when the other ranks know and no longer wait
-                error = caught
-        failure = None if error is None else (type(error), _text_of(error))
-        result, failure = self._ranks.broadcast_object((result, failure))
-        if isinstance(error, OSError):
-            raise CheckpointError(f"{self.output_dir}: {_text_of(error)}") from error
-        if error is not None:
-            raise error
-        if failure is not None:
-            kind, text = failure
-            raise kind(text) if issubclass(kind, CheckpointError) else CheckpointError(f"On rank 0: {text}")
-        return result
-
-
-def _text_of(error: Exception) -> str:
-    return str(error) if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"
+        return on_rank_zero(self._ranks, action, place=self.output_dir)

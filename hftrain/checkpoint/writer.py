@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from hftrain.checkpoint.contents import Part
 from hftrain.checkpoint.formats import model_files, parse_size, safetensors_chunks
-from hftrain.checkpoint.layout import FileRecord, checked_path, dump_json, is_model_file
-from hftrain.checkpoint.storage import Storage, join, plain_path, storage_for
+from hftrain.checkpoint.layout import checked_path, dump_json, is_model_file
+from hftrain.checkpoint.storage import Storage, Written, join, plain_path, storage_for
 from hftrain.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -32,37 +32,58 @@ def part_files(part: Part, *, rank: int, max_shard_bytes: int) -> Iterator[tuple
 
 
 def write_parts(
-    storage: Storage, folder: str, parts: Iterable[Part], *, rank: int, max_shard_bytes: int
-) -> dict[str, FileRecord]:
+    storage: Storage,
+    folder: str,
+    parts: Iterable[Part],
+    *,
+    rank: int,
+    max_shard_bytes: int,
+    taken: Collection[str] = (),
+) -> dict[str, Written]:
     """Write this rank's files, each fsynced, and say what was written.
+
+    Args:
+        storage: where ``folder`` lies.
+        folder: the folder to write into.
+        parts: rank 0's whole, the other ranks' at least those that are ``per_rank``.
+        rank: this process.
+        max_shard_bytes: how large a file of the model may be.
+        taken: names that were written before.
 
     Raises:
         CheckpointError: two parts write one file, or a part holds what no file can.
         OSError: the storage refused.
     """
-    records: dict[str, FileRecord] = {}
+    found: dict[str, Written] = {}
     for part in parts:
         if rank != 0 and not part.per_rank:
             continue
         for name, chunks in part_files(part, rank=rank, max_shard_bytes=max_shard_bytes):
-            if name in records:
+            if name in found or name in taken:
                 raise CheckpointError(f"Two parts of the checkpoint would write {name}.")
-            written = storage.write(join(folder, name), chunks)
-            records[name] = FileRecord(num_bytes=written.num_bytes, sha256=written.sha256)
-    return records
+            found[name] = storage.write(join(folder, name), chunks)
+    return found
 
 
-def write_folder(path: str, parts: Iterable[Part], *, max_shard_size: str | int = "5GB") -> list[str]:
-    """Write parts to a folder that is no checkpoint: the result of ``save_model``. Rank 0 calls this.
+def write_folder(path: str, parts: Sequence[Part], *, max_shard_size: str | int = "5GB", rank: int = 0) -> list[str]:
+    """Write parts to a folder that is no checkpoint: the result of ``save_model``.
 
-    Other files in the folder stay, but for an earlier model's, which readers might take for this one's.
+    Other files in the folder stay; when a model is among the parts, an earlier one's go, which readers might take for
+    this one's.
+
+    Args:
+        path: the folder, made if it is not there.
+        parts: what to write.
+        max_shard_size: how large a file of the model may be.
+        rank: this process; others than 0 write what is ``per_rank`` only.
 
     Returns:
         The names of the files written.
     """
     path = plain_path(path)
     storage = storage_for(path)
-    for entry in storage.list(path):
-        if entry.kind == "file" and is_model_file(entry.name):
-            storage.delete(join(path, entry.name))
-    return list(write_parts(storage, path, parts, rank=0, max_shard_bytes=parse_size(max_shard_size)))
+    if rank == 0 and any(part.name == "model" for part in parts):
+        for entry in storage.list(path):
+            if entry.kind == "file" and is_model_file(entry.name):
+                storage.delete(join(path, entry.name))
+    return list(write_parts(storage, path, parts, rank=rank, max_shard_bytes=parse_size(max_shard_size)))

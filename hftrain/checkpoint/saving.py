@@ -1,0 +1,187 @@
+"""One checkpoint being written: begun, filled by whoever has something to keep, committed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any, Protocol
+
+from hftrain.checkpoint.contents import Part
+from hftrain.checkpoint.layout import INCOMPLETE, MANIFEST, FileRecord, Manifest, dump_json
+from hftrain.checkpoint.storage import Entry, Storage, Written, is_same_path, join, seal, walk
+from hftrain.checkpoint.writer import write_parts
+from hftrain.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+
+class Ranks(Protocol):
+    """The processes of a run; hardware's engine is one."""
+
+    @property
+    def process_index(self) -> int:
+        """This process, 0 for the one that decides."""
+
+    @property
+    def world_size(self) -> int:
+        """How many there are."""
+
+    def barrier(self) -> None:
+        """Wait for all."""
+
+    def broadcast_object(self, obj: Any, src: int = 0) -> Any:
+        """Everyone gets what ``src`` has."""
+
+    def gather_object(self, obj: Any) -> list[Any]:
+        """Everyone gets everyone's, by rank."""
+
+
+class CheckpointSave:
+    """A context: inside it the folder is filled, at its end all ranks agree and rank 0 commits.
+
+    Files may come by :meth:`write`, or from other code that writes into ``folder`` itself: what lies there at the end
+    belongs to the checkpoint. All ranks must enter and leave it, and nothing inside may be collective. An error on
+    one rank is an error on all; nothing is committed then, and nothing older was harmed.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        *,
+        storage: Storage,
+        ranks: Ranks,
+        max_shard_bytes: int,
+        manifest: Callable[[dict[str, FileRecord]], Manifest],
+        committed: Callable[[], None],
+    ) -> None:
+        self.folder = folder
+        self._storage = storage
+        self._ranks = ranks
+        self._max_shard_bytes = max_shard_bytes
+        self._manifest = manifest
+        self._committed = committed
+        self._written: dict[str, Written] = {}
+
+    def covers(self, folder: str) -> bool:
+        """Whether a path is this checkpoint's folder."""
+        return is_same_path(folder, self.folder)
+
+    def write(self, parts: Iterable[Part]) -> None:
+        """Write this rank's files of the parts, each flushed to the disk. Written as it is iterated.
+
+        Raises:
+            CheckpointError: a part would write a file that is there already, or holds what no file can.
+            OSError: the storage refused.
+        """
+        self._written |= write_parts(
+            self._storage,
+            self.folder,
+            parts,
+            rank=self._ranks.process_index,
+            max_shard_bytes=self._max_shard_bytes,
+            taken=self._written,
+        )
+
+    def __enter__(self) -> CheckpointSave:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None and not isinstance(error, Exception):
+            return  # an interrupt or an exit does not wait for other ranks
+        written = self._written_by_all(error)
+        on_rank_zero(self._ranks, lambda: self._commit(written), place=self.folder)
+        self._committed()
+
+    def _written_by_all(self, error: Exception | None) -> dict[str, Written]:
+        """Tell every rank what all have written. Raises the error of this rank, or of another."""
+        results: list[tuple[dict[str, Written], str | None]] = self._ranks.gather_object(
+            (self._written, None if error is None else text_of(error))
+        )
+        failures = [f"rank {rank}: {text}" for rank, (_, text) in enumerate(results) if text is not None]
+        if failures and (error is None or isinstance(error, OSError | CheckpointError)):
+            raise CheckpointError(
+                f"{self.folder} could not be written ({'; '.join(failures)}). Older checkpoints are untouched."
+            ) from error
+        if error is not None:
+            raise error
+        written: dict[str, Written] = {}
+        for one, _ in results:
+            written |= one
+        return written
+
+    def _all_files(self, written: dict[str, Written]) -> dict[str, FileRecord]:
+        """Every file in the folder, with those that other code made or changed."""
+        found = {
+            path: written[path] if _is_unchanged(entry, written.get(path)) else seal(self._storage, self._path(path))
+            for path, entry in walk(self._storage, self.folder)
+            if entry.kind == "file" and path not in (INCOMPLETE, MANIFEST)
+        }
+        missing = sorted(written.keys() - found.keys())
+        if missing:
+            raise CheckpointError(
+                f"{self.folder} lost {', '.join(missing)} while it was written: other code removed it."
+            )
+        return {path: FileRecord(num_bytes=it.num_bytes, sha256=it.sha256) for path, it in sorted(found.items())}
+
+    def _commit(self, written: dict[str, Written]) -> None:
+        manifest = self._manifest(self._all_files(written))
+        self._storage.write(self._path(MANIFEST), [manifest.to_json()])
+        self._storage.delete(self._path(INCOMPLETE))
+
+    def _path(self, name: str) -> str:
+        return join(self.folder, name)
+
+
+def begin_folder(storage: Storage, folder: str, *, run_id: str, step: int) -> None:
+    """Mark a folder and empty it: from the first line on it is torn until the commit."""
+    storage.write(join(folder, INCOMPLETE), [dump_json({"run_id": run_id, "step": step})])
+    empty_folder(storage, folder)
+
+
+def remove_folder(storage: Storage, folder: str, *, run_id: str) -> None:
+    """Remove a checkpoint; marked torn first, so that one stopped halfway is never taken for a checkpoint."""
+    storage.write(join(folder, INCOMPLETE), [dump_json({"run_id": run_id, "removing": True})])
+    empty_folder(storage, folder)
+    storage.delete(folder)
+
+
+def empty_folder(storage: Storage, folder: str) -> None:
+    """Remove all but the mark, the manifest first: what is half removed must not look like the reference's."""
+    entries = [entry.name for entry in storage.list(folder) if entry.name != INCOMPLETE]
+    for name in sorted(entries, key=lambda name: name != MANIFEST):
+        storage.delete(join(folder, name))
+
+
+def on_rank_zero(ranks: Ranks, action: Callable[[], Any], *, place: str) -> Any:
+    """Run it on rank 0 and give every rank its result, or its error. All ranks must call this."""
+    error: Exception | None = None
+    result = None
+    if ranks.process_index == 0:
+        try:
+            result = action()
+        except Exception as caught:  # raised below, when the other ranks know and no longer wait
+            error = caught
+    failure = None if error is None else (type(error), text_of(error))
+    result, failure = ranks.broadcast_object((result, failure))
+    if isinstance(error, OSError):
+        raise CheckpointError(f"{place}: {text_of(error)}") from error
+    if error is not None:
+        raise error
+    if failure is not None:
+        kind, text = failure
+        raise kind(text) if issubclass(kind, CheckpointError) else CheckpointError(f"On rank 0: {text}")
+    return result
+
+
+def text_of(error: BaseException) -> str:
+    """An error in one line; ours say it themselves."""
+    return str(error) if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"
+
+
+def _is_unchanged(entry: Entry, written: Written | None) -> bool:
+    if written is None:
+        return False
+    return (entry.num_bytes, entry.changed_ns) == (written.num_bytes, written.changed_ns)
