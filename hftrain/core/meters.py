@@ -48,6 +48,12 @@ class Series:
         self._chunks.clear()
         return self._host
 
+    def copy(self) -> Series:
+        """Return a series of the same values, which reads no tensor either."""
+        copied = Series(self._host)
+        copied._chunks, copied._open = list(self._chunks), list(self._open)
+        return copied
+
     def clear(self) -> None:
         """Forget all values."""
         self._host, self._chunks, self._open = [], [], []
@@ -136,6 +142,16 @@ class Meters:
                 before = merged.get(name, (0.0, 0.0))
                 merged[name] = (before[0] + total, before[1] + weight)
         return {name: total / weight if weight else math.nan for name, (total, weight) in merged.items()}
+
+    def copy(self) -> Meters:
+        """Return meters with the same observations."""
+        copied = Meters()
+        copied._values = {name: (values.copy(), weights.copy()) for name, (values, weights) in self._values.items()}
+        return copied
+
+    def restore(self, copied: Meters) -> None:
+        """Hold the observations of ``copied`` instead of the own."""
+        self._values = copied._values
 
     def state_dict(self) -> dict[str, list[list[float | str]]]:
         """Return everything added since the last `close`, as JSON: name -> values, weights."""

@@ -102,6 +102,22 @@ class EventSink(Protocol):
         """Tell every listener."""
 
 
+class BatchFitter(Protocol):
+    """Makes batches smaller when a step runs out of memory. Implemented by `hftrain.trainer.batch_size`."""
+
+    def begin_epoch(self) -> None:
+        """Hear that the loop is about to open an epoch."""
+
+    def attempt(self, accumulate: Callable[[], bool]) -> bool | None:
+        """Run a step's forwards and backwards and return what ``accumulate`` does; None if a rank ran out of memory.
+
+        All ranks must call this.
+        """
+
+    def reopen(self, loop: Any) -> Iterator[Any]:
+        """Give the `LoopRunner` smaller batches and return those left of its epoch. All ranks must call this."""
+
+
 class RunActions(Protocol):
     """What the loop does when a flag asks for it; each is an overridable method of the Trainer."""
 

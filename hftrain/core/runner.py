@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hftrain.core.horizon import Horizon
 from hftrain.core.meters import LossWindow, Meters
-from hftrain.core.ports import Engine, EpochSource, EventSink, RunActions, Scheduler, Task
+from hftrain.core.ports import BatchFitter, Engine, EpochSource, EventSink, RunActions, Scheduler, Task
 from hftrain.errors import TaskError
 from hftrain.types.choices import Event
 from hftrain.types.control import TrainerControl
@@ -22,6 +22,8 @@ from hftrain.types.state import TrainerState
 logger = logging.getLogger(__name__)
 
 _END = object()
+
+Draw = Callable[[Iterator[Any], int], tuple[Sequence[Any], Any]]
 
 # Looking a member up on an Enum costs more than calling a callback that does nothing.
 _STEP_BEGIN, _SUBSTEP_END, _STEP_END = Event.STEP_BEGIN, Event.SUBSTEP_END, Event.STEP_END
@@ -39,6 +41,7 @@ class LoopSettings:
         eval_on_start: evaluate before the first step.
         empty_cache_steps: release cached device memory every so many steps; None never.
         filter_nonfinite_losses: leave NaN and infinite losses out of the logged average.
+        loss_decimals: a row's loss is rounded to so many; None leaves it exact.
     """
 
     accumulation_steps: int = 1
@@ -47,6 +50,7 @@ class LoopSettings:
     eval_on_start: bool = False
     empty_cache_steps: int | None = None
     filter_nonfinite_losses: bool = True
+    loss_decimals: int | None = None
 
 
 @dataclass(kw_only=True)
@@ -72,6 +76,10 @@ class Position:
         self.epoch, self.batches, self.samples = self.epoch + 1, 0, 0
 
 
+class _StepDoesNotFitError(Exception):
+    """A step needs more memory than there is; the fitter will make its batches smaller."""
+
+
 class LoopRunner:
     """Train: draw step groups, step, and react to the flags that the listeners set.
 
@@ -91,6 +99,9 @@ class LoopRunner:
         position: where in the data to start.
         losses: the loss window to go on with.
         restore_rng: puts back the random state of a checkpoint; called once, where the run was cut.
+        draw: takes the micro-batches of one step from the iterator, at most as many as it is told, and returns them
+            with the count of their items or None; by default as many as wanted, and the task counts.
+        fitter: makes batches smaller when a step runs out of memory; None lets the error end the run.
     """
 
     def __init__(
@@ -111,6 +122,8 @@ class LoopRunner:
         position: Position | None = None,
         losses: LossWindow | None = None,
         restore_rng: Callable[[], None] | None = None,
+        draw: Draw | None = None,
+        fitter: BatchFitter | None = None,
     ) -> None:
         self.task = task
         self.engine = engine
@@ -129,6 +142,8 @@ class LoopRunner:
         self.grad_norm: Tensor | float | None = None
         self.learning_rate: Tensor | float = optimizer.param_groups[0]["lr"]
         self._restore_rng = restore_rng
+        self._draw = draw
+        self._fitter = fitter
         self._batches_left: int | None = None
         self._kind_of_step = (0, False)
         self._is_counting: bool | None = None
@@ -160,12 +175,23 @@ class LoopRunner:
         if position.batches == 0:
             self._put_back_rng()
         self.events.emit(Event.EPOCH_BEGIN)
+        if self._fitter is not None:
+            self._fitter.begin_epoch()
         batches = self.source.open(position.epoch, samples_done=position.samples, batches_done=position.batches)
         self._put_back_rng()
-        if self._train_on(batches):
+        if self._train_on_what_fits(batches):
             position.next_epoch()
         self.events.emit(Event.EPOCH_END)
         self._react()
+
+    def _train_on_what_fits(self, batches: Iterator[Any]) -> bool:
+        while True:
+            try:
+                return self._train_on(batches)
+            except _StepDoesNotFitError:
+                pass  # go on outside the handler: the error's frames would keep the step's memory
+            assert self._fitter is not None  # the error is raised only with one
+            batches = self._fitter.reopen(self)
 
     def _train_on(self, batches: Iterator[Any]) -> bool:
         """Step through an epoch's batches; return whether the epoch is over, or the run ended inside it."""
@@ -176,9 +202,9 @@ class LoopRunner:
         if self._batches_left is not None and self.source.num_batches is not None:
             # The position may come from a run with other batches.
             self.position.batches = self.source.num_batches - self._batches_left
-        for group, num_batches in self._groups(batches):
-            self._run_step(group, num_batches)
-            self._react()
+        for group, num_batches, num_items in self._groups(batches):
+            if self._run_step(group, num_batches, num_items):
+                self._react()
             if self._ends_epoch():
                 return self.control.should_epoch_stop or self._batches_left == 0
         if self.state.global_step == step_before and starts_whole:
@@ -196,30 +222,37 @@ class LoopRunner:
             self._restore_rng()
             self._restore_rng = None
 
-    def _groups(self, batches: Iterator[Any]) -> Iterator[tuple[Iterable[Any], int]]:
-        """Yield (micro-batches, how many): lazy where the length is known, else a list.
-
-        The first batch is drawn before the step begins, the others inside it: nothing is held or drawn ahead, so a
-        checkpoint between steps sees the random state of exactly the batches that were used.
-        """
+    def _groups(self, batches: Iterator[Any]) -> Iterator[tuple[Iterable[Any], int, Any]]:
+        """Yield (micro-batches of one step, how many, the count of their items if it is known already)."""
         accumulation = self.settings.accumulation_steps
-        total = self.source.num_batches
-        lazy = self.source.exact_length and not self.task.counts_items
         while True:
             wanted = accumulation if self._batches_left is None else min(accumulation, self._batches_left)
             if wanted <= 0:
                 return
-            first = next(batches, _END)
-            if first is _END:
-                self._warn_ended_early(total)
+            group, num_batches, num_items = self._drawn(batches, wanted)
+            if not num_batches:
+                self._warn_ended_early(self.source.num_batches)
                 return
-            if wanted == 1:
-                yield (first,), 1
-            elif lazy:
-                yield chain((first,), islice(batches, wanted - 1)), wanted
-            else:
-                group = [first, *islice(batches, wanted - 1)]
-                yield group, len(group)
+            yield group, num_batches, num_items
+
+    def _drawn(self, batches: Iterator[Any], wanted: int) -> tuple[Iterable[Any], int, Any]:
+        """Draw a step's micro-batches: lazily where the length is known and nothing is counted, else as a list.
+
+        The first batch is drawn before the step begins, the others inside it: nothing is held or drawn ahead, so a
+        checkpoint between steps sees the random state of exactly the batches that were used.
+        """
+        if self._draw is not None:
+            group, num_items = self._draw(batches, wanted)
+            return group, len(group), num_items
+        first = next(batches, _END)
+        if first is _END:
+            return (), 0, None
+        if wanted == 1:
+            return (first,), 1, None
+        if self.source.exact_length and not self.task.counts_items:
+            return chain((first,), islice(batches, wanted - 1)), wanted, None
+        group = [first, *islice(batches, wanted - 1)]
+        return group, len(group), None
 
     def _warn_ended_early(self, total: int | None) -> None:
         if total is not None and not self._ended_early:
@@ -233,23 +266,22 @@ class LoopRunner:
 
     # ---- one step ---------------------------------------------------------------------------------
 
-    def _run_step(self, group: Iterable[Any], num_batches: int) -> None:
-        """Do one optimizer step over the group's micro-batches. Reads nothing back from the device."""
-        emit, engine, task, losses = self.events.emit, self.engine, self.task, self.losses.shares
+    def _run_step(self, group: Iterable[Any], num_batches: int, num_items: Any) -> bool:
+        """Do one optimizer step over the group's micro-batches; return whether it was done to the end.
+
+        Reads nothing back from the device.
+        """
+        emit, engine, task = self.events.emit, self.engine, self.task
         emit(_STEP_BEGIN)
-        num_items = self._count_items(group) if task.counts_items else None
+        if task.counts_items:
+            num_items = self._count_items(group)
         kind = (num_batches, num_items is not None)
         if kind != self._kind_of_step:
             task.begin_step(num_batches, is_counted=num_items is not None)
             self._kind_of_step = kind
-        left = num_batches
-        for batch in group:
-            left -= 1
-            if num_batches > 1:
-                engine.set_sync(left == 0 or self.settings.sync_each_batch)
-            losses.append(task.forward_backward(batch, num_items))
-            if left:
-                emit(_SUBSTEP_END)
+        accumulate = self._accumulate if self._fitter is None else self._accumulate_if_it_fits
+        if not accumulate(group, num_batches, num_items):
+            return self._abandon_step()
         if self.settings.max_grad_norm > 0:
             self.grad_norm = engine.clip(self.settings.max_grad_norm)
         emit(_PRE_OPTIMIZER_STEP)
@@ -262,6 +294,40 @@ class LoopRunner:
         engine.zero_grad(self.optimizer)
         self._advance(num_batches)
         emit(_STEP_END)
+        return True
+
+    def _accumulate(self, group: Iterable[Any], num_batches: int, num_items: Any) -> bool:
+        """Run forward and backward of every micro-batch; return whether none was left out."""
+        engine, losses, control, left = self.engine, self.losses.shares, self.control, num_batches
+        forward_backward = self.task.forward_backward
+        for batch in group:
+            left -= 1
+            if num_batches > 1:
+                engine.set_sync(left == 0 or self.settings.sync_each_batch)
+            losses.append(forward_backward(batch, num_items))
+            if left:
+                self.events.emit(_SUBSTEP_END)
+                if control.should_epoch_stop or control.should_training_stop:
+                    return False
+        return True
+
+    def _accumulate_if_it_fits(self, group: Iterable[Any], num_batches: int, num_items: Any) -> bool:
+        assert self._fitter is not None  # the caller checks
+        shares, meters = self.losses.shares.copy(), self.meters.copy() if self.meters is not None else None
+        outcome = self._fitter.attempt(lambda: self._accumulate(group, num_batches, num_items))
+        if outcome is not None:
+            return outcome
+        # The step will be made again, of smaller batches: what this attempt recorded is taken back.
+        self.losses.shares = shares
+        if self.meters is not None and meters is not None:
+            self.meters.restore(meters)
+        raise _StepDoesNotFitError
+
+    def _abandon_step(self) -> bool:
+        """Leave a window in the middle, as a listener asked: its gradients and its place in the data are given up."""
+        self.engine.zero_grad(self.optimizer)
+        self.engine.set_sync(True)
+        return False
 
     def _count_items(self, group: Iterable[Any]) -> Tensor | None:
         count = self.task.count_items(group if isinstance(group, Sequence) else tuple(group))
@@ -313,7 +379,8 @@ class LoopRunner:
 
     def _training_row(self) -> dict[str, float]:
         """Make the row of the window that ends here: this is where device values are read."""
-        row = {"loss": self.losses.close(self.state.global_step, self._mean_over_ranks)}
+        loss, decimals = self.losses.close(self.state.global_step, self._mean_over_ranks), self.settings.loss_decimals
+        row = {"loss": loss if decimals is None else round(loss, decimals)}
         if self.grad_norm is not None:
             row["grad_norm"] = float(self.grad_norm)
         row["learning_rate"] = float(self.learning_rate)
