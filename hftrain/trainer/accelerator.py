@@ -239,8 +239,10 @@ class AcceleratorShim(ProcessPlace):
         Args:
             tensor: the same structure and shapes on every process.
             reduction: "sum" or "mean".
-            scale: factor on the result, with several processes.
+            scale: 1; accelerate reads it on TPUs only.
         """
+        if scale != 1.0:
+            raise ConfigurationError(f"accelerator.reduce(scale={scale}) has no effect here. Multiply the result.")
         if reduction not in ("sum", "mean"):
             raise ConfigurationError(f"accelerator.reduce(reduction={reduction!r}) is not known. Use 'sum' or 'mean'.")
         engine, size = self._engine, self.num_processes
@@ -249,7 +251,7 @@ class AcceleratorShim(ProcessPlace):
             if size == 1:
                 return leaf.clone()
             total = engine.reduce_sum(leaf)
-            return ((total / size if reduction == "mean" else total) * scale).to(leaf.dtype)
+            return (total / size if reduction == "mean" else total).to(leaf.dtype)
 
         return map_tree(tensor, reduced)
 
