@@ -19,7 +19,7 @@ class Horizon:
         max_steps: optimizer steps of the whole run.
         num_batches: micro-batches of a whole epoch on one rank; None when the data has no length.
         num_examples: samples of one epoch over all ranks; estimated from `max_steps` when the data has no length.
-        num_train_samples: samples of the whole run over all ranks.
+        num_train_samples: samples of the whole run over all ranks; a fraction where the epochs are one.
         epoch_based: True when `max_steps` was derived from the number of epochs.
     """
 
@@ -28,7 +28,7 @@ class Horizon:
     max_steps: int
     num_batches: int | None
     num_examples: int
-    num_train_samples: int
+    num_train_samples: float
     epoch_based: bool
 
 
@@ -87,6 +87,6 @@ def compute_horizon(
         max_steps=math.ceil(num_train_epochs * per_epoch),
         num_batches=num_batches,
         num_examples=examples,
-        num_train_samples=math.ceil(examples * num_train_epochs),
+        num_train_samples=examples * num_train_epochs,
         epoch_based=True,
     )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hftrain.types.choices import Event
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from hftrain.trainer.trainer import Trainer
@@ -22,19 +26,45 @@ class TrainerTask:
         self._trainer = trainer
         self._training_step = trainer.training_step
         self._model = trainer.model_wrapped
+        self._epoch: Any = None
+        self._is_checked = False
+        self._checks_count = (
+            trainer.args.gradient_accumulation_steps > 1
+            and trainer.model_accepts_loss_kwargs
+            and trainer.compute_loss_func is None
+            # What an override makes of the count is its own affair, and calling it once more could have effects.
+            and all(_is_own(trainer, name) for name in ("training_step", "compute_loss", "_prepare_inputs"))
+        )
+        self.draws_steps = (
+            trainer._uses_count() or trainer.args.past_index >= 0 or not _is_own(trainer, "get_batch_samples")
+        )
+        """Whether a step's micro-batches are drawn by `draw_step`."""
 
     def begin_step(self, num_batches: int, *, is_counted: bool = False) -> None:
-        """Tell the Trainer by what an uncounted loss is divided."""
+        """Tell the Trainer how many micro-batches the coming steps have."""
         self._trainer.current_gradient_accumulation_steps = num_batches
 
     def count_items(self, group: Sequence[Any]) -> None:
-        """Count nothing: the micro-batches' losses are averaged."""
+        """Count nothing: `draw_step` does."""
+
+    def draw_step(self, batches: Iterator[Any], num_batches: int) -> tuple[Sequence[Any], Any]:
+        """Call `Trainer.get_batch_samples`; memories of an epoch end with it."""
+        trainer = self._trainer
+        if batches is not self._epoch:
+            self._epoch, trainer._past = batches, None
+        group, num_items = trainer.get_batch_samples(batches, num_batches, trainer._running_engine().device)
+        if self._checks_count and num_items is not None:
+            self._checks_count = False
+            warn_if_count_is_ignored(trainer, group[0], num_items)
+        return group, num_items
 
     def forward_backward(self, batch: Any, num_items: Tensor | None) -> Tensor:
         """Call `Trainer.training_step`."""
-        if num_items is None:
-            return self._training_step(self._model, batch)
-        return self._training_step(self._model, batch, num_items)
+        share = self._training_step(self._model, batch, num_items)
+        if not self._is_checked:
+            check_scalar("What Trainer.training_step returned", share)
+            self._is_checked = True
+        return share
 
 
 class TrainerActions:
@@ -42,10 +72,12 @@ class TrainerActions:
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
+        # An override of the older kind takes the row alone.
+        self._start = (time.time(),) if _takes(trainer.log, 2) else ()
 
     def log(self, logs: dict[str, float]) -> None:
-        """Call `Trainer.log`."""
-        self._trainer.log(logs)
+        """Call `Trainer.log`, with the time at which training began if it takes that."""
+        self._trainer.log(logs, *self._start)
 
     def evaluate(self, *, skip_scheduler: bool = False) -> None:
         """Call `Trainer.evaluate` and judge the result."""
@@ -56,3 +88,11 @@ class TrainerActions:
         trainer = self._trainer
         trainer._save_checkpoint(trainer.model, trial=None)
         trainer.callback_handler.emit(Event.SAVE)
+
+
+def _takes(function: Callable[..., Any], num_positional: int) -> bool:
+    try:
+        inspect.signature(function).bind(*[None] * num_positional)
+    except TypeError:
+        return False
+    return True

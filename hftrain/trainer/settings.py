@@ -49,8 +49,8 @@ def check_autocast_backend(args: TrainingArguments, device_type: str) -> None:
         )
 
 
-def loop_settings(args: TrainingArguments) -> LoopSettings:
-    """Return what the loop needs."""
+def loop_settings(args: TrainingArguments, *, loss_decimals: int | None = None) -> LoopSettings:
+    """Return what the loop needs; ``loss_decimals`` is to how many digits a row's loss is rounded, None for none."""
     dealing = _dealing(args)
     return LoopSettings(
         accumulation_steps=dealing.num_steps or args.gradient_accumulation_steps,
@@ -59,6 +59,7 @@ def loop_settings(args: TrainingArguments) -> LoopSettings:
         eval_on_start=args.eval_on_start,
         empty_cache_steps=args.torch_empty_cache_steps,
         filter_nonfinite_losses=args.logging_nan_inf_filter,
+        loss_decimals=loss_decimals,
     )
 
 

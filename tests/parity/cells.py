@@ -122,7 +122,7 @@ CELLS: dict[str, Cell] = {
     "weight decay of a transformer": Cell(model=gpt2, data=sentences, args={"weight_decay": 0.1}),
     "no clipping": Cell(args={"max_grad_norm": 0.0}),
     "clipping to a small norm": Cell(args={"max_grad_norm": 0.1}),
-    "sgd": Cell(args={"optim": "sgd", "optim_args": "momentum=0.9"}),
+    "sgd": Cell(args={"optim": "sgd"}),
     "adafactor": Cell(args={"optim": "adafactor"}),
     "optimizer and schedule of the user": Cell(optimizers=_two_groups),
     # ---- memory and precision

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -145,6 +146,7 @@ def run(library: Any, cell: Cell, folder: Path, *, resume: str | None = None, **
     losses: list[Tensor] = []
     events: list[tuple[str, int]] = []
     keywords: dict[str, list[str]] = {}
+    os.environ.pop("ACCELERATE_MIXED_PRECISION", None)  # the reference leaves it set behind a bf16 run
     trainer = build(library, cell, folder, losses, [recorder(library, events, keywords)], **changes)
     path = str(folder / library.name / resume) if resume is not None else None
     output = trainer.train(resume_from_checkpoint=path)
