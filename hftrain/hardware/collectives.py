@@ -35,6 +35,9 @@ class Collectives(Protocol):
     def broadcast_object(self, obj: T, src: int = 0) -> T:
         """The object of rank ``src``."""
 
+    def scatter_object(self, objects: list[T] | None) -> T:
+        """This rank's of the objects that rank 0 passes, one for each rank; the others pass None."""
+
     def barrier(self) -> None:
         """Wait until every rank is here."""
 
@@ -57,6 +60,11 @@ class Alone:
     def broadcast_object(self, obj: T, src: int = 0) -> T:
         """The object itself."""
         return obj
+
+    def scatter_object(self, objects: list[T] | None) -> T:
+        """The one object."""
+        assert objects is not None
+        return objects[0]
 
     def barrier(self) -> None:
         """Nothing to wait for."""
@@ -117,6 +125,13 @@ class Together:
         """The object of rank ``src``."""
         sent: T = self._strategy.broadcast(obj, src)
         return sent
+
+    def scatter_object(self, objects: list[T] | None) -> T:
+        """This rank's of the objects that rank 0 passes; pickled on the way, between our own processes only."""
+        mine: list[Any] = [None]
+        dist.scatter_object_list(mine, objects, src=0)
+        received: T = mine[0]
+        return received
 
     def barrier(self) -> None:
         """Wait until every rank is here."""

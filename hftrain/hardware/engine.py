@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from hftrain.errors import HardwareError
+from hftrain.hardware.averaging import average_gradients, broadcast_buffers
 from hftrain.hardware.collectives import Alone, Collectives, Together
 from hftrain.hardware.devices import batch_mover, resolve_device
 from hftrain.hardware.gradients import GradientList
@@ -55,6 +56,8 @@ class EngineSettings:
     ddp_find_unused_parameters: bool | None = None
     ddp_bucket_cap_mb: int | None = None
     ddp_broadcast_buffers: bool | None = None
+    defer_sync: bool = False
+    """Gradients are averaged by `Engine.average_gradients` after a step's passes instead of within the last."""
     non_blocking: bool = False
     """Copy batches without waiting; helps from pinned memory to CUDA, ignored elsewhere."""
     compile: bool = False
@@ -160,6 +163,8 @@ class Engine:
             if not isinstance(ddp, DistributedDataParallel):  # pragma: no cover - Fabric's DDP strategy makes DDP
                 raise HardwareError(f"The strategy returned {type(ddp).__name__}, expected DistributedDataParallel.")
             self._ddp, self._steps = ddp, {name: _through(ddp, name) for name in steps} or {"forward": ddp}
+            if self.settings.defer_sync:
+                ddp.require_backward_grad_sync = ddp.require_forward_param_sync = False
         self._optimizer = self._optimizer if self._trains(self._optimizer) else None
         self._list_gradients()
         return module if self._ddp is None else self._ddp
@@ -226,7 +231,18 @@ class Engine:
         """
         self.is_synced = enabled
         if self._ddp is not None:
-            self._ddp.require_backward_grad_sync = enabled
+            self._ddp.require_backward_grad_sync = enabled and not self.settings.defer_sync
+
+    def average_gradients(self) -> None:
+        """Average gradients over the processes where ``defer_sync`` left that to this call; and DDP's buffers.
+
+        All ranks must call this.
+        """
+        if self._ddp is None or not self.settings.defer_sync:
+            return
+        average_gradients(self._trainable)
+        if self.settings.ddp_broadcast_buffers is not False:
+            broadcast_buffers(self._ddp.module.buffers())
 
     def backward(self, loss: Tensor, **options: Any) -> None:
         """Add the gradients of ``loss``, scaled in fp16; ``options`` are those of `torch.Tensor.backward`."""
@@ -304,6 +320,10 @@ class Engine:
     def broadcast_object(self, obj: T, src: int = 0) -> T:
         """The object of process ``src``, everywhere."""
         return self._collectives.broadcast_object(obj, src)
+
+    def scatter_object(self, objects: list[T] | None) -> T:
+        """This process's of the objects that the main process passes, one for each; the others pass None."""
+        return self._collectives.scatter_object(objects)
 
     def barrier(self) -> None:
         """Wait for all processes."""

@@ -54,6 +54,7 @@ def talk() -> dict[str, Any]:
         "float_dtype": str(engine.reduce_sum(torch.ones(1)).dtype),
         "objects": engine.gather_object({"rank": rank}),
         "broadcast": [engine.broadcast_object(f"from {rank}"), engine.broadcast_object(f"from {rank}", src=1)],
+        "scattered": engine.scatter_object([{"to": 0}, {"to": 1}] if rank == 0 else None),
         "refused": refused,
     }
 
@@ -99,6 +100,7 @@ def test_objects_are_gathered_and_broadcast(ranks: list[dict[str, Any]]) -> None
     for rank in ranks:
         assert rank["objects"] == [{"rank": 0}, {"rank": 1}]
         assert rank["broadcast"] == ["from 0", "from 1"]
+        assert rank["scattered"] == {"to": rank["rank"][0]}
 
 
 def test_gather_refuses_what_is_no_tensor(ranks: list[dict[str, Any]]) -> None:
