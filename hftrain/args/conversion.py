@@ -10,7 +10,7 @@ import json
 import os
 import types
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from difflib import get_close_matches
 from enum import Enum
 from functools import cache
@@ -96,6 +96,10 @@ def to_dict(value: Any) -> dict[str, Any]:
         document: dict[str, Any] = _spelled_out(_parsed(value))
         return document
     raise UnfitError("a dict, JSON text or the name of a JSON file is expected")
+
+
+def _json_text_to_dict(value: Any) -> Any:
+    return to_dict(value) if isinstance(value, str) and value.lstrip().startswith("{") else value
 
 
 def _text_of(path: str) -> str:
@@ -192,17 +196,13 @@ def _fsdp(value: Any) -> list[Enum]:
     return to_options(FSDPOption)(("full_shard" if value else "") if is_switch else value)  # type: ignore[no-any-return]
 
 
-def _unchanged(value: Any) -> Any:
-    return value
-
-
 SPECIAL: Mapping[str, Converter] = {
     "accelerator_config": to_accelerator_config,
     "debug": to_options(DebugOption),
     "eval_delay": lambda value: 0 if value is None else to_number(value),
     "eval_steps": lambda value: None if value is None else _to_steps(value),
     "fsdp": _fsdp,
-    "generation_config": _unchanged,
+    "generation_config": lambda value: os.fspath(value) if isinstance(value, os.PathLike) else value,
     "log_level": lambda value: to_str(value).lower(),
     "log_level_replica": lambda value: to_str(value).lower(),
     "logging_steps": _to_steps,
@@ -240,7 +240,10 @@ def _converter(name: str, declared: Any) -> Converter:
 
 
 def converters(group: Any) -> Mapping[str, Converter]:
-    """Name -> converter, for the arguments that hftrain declares; a user's own fields are the user's business."""
+    """Name -> converter, for the arguments that hftrain declares; a user's own fields are the user's business.
+
+    But for those that a subclass adds to ``_VALID_DICT_FIELDS``: JSON text given for them becomes a dict.
+    """
     return _converters(group)
 
 
@@ -251,8 +254,10 @@ def _converters(group: Any) -> Mapping[str, Converter]:
         if owner.__module__.startswith("hftrain.args.") and "__dataclass_fields__" in vars(owner):
             own = vars(owner).get("__annotations__", {})
             hints = get_type_hints(owner)
-            found |= {name: _converter(name, hints[name]) for name in own if name in owner.__dataclass_fields__}
-    return found
+            arguments = {field.name for field in fields(owner)}
+            found |= {name: _converter(name, hints[name]) for name in own if name in arguments}
+    named = [name for name in getattr(group, "_VALID_DICT_FIELDS", ()) if name in group.__dataclass_fields__]
+    return {name: _json_text_to_dict for name in named} | found
 
 
 def converted(group: Any, name: str, value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hftrain.args.fields import argument
@@ -17,4 +18,6 @@ class Seq2SeqTrainingArguments(TrainingArguments):
     predict_with_generate: bool = argument(False, "Evaluate and predict by generating.")
     generation_max_length: int | None = argument(None, "Length that generation stops at; None: the model's.")
     generation_num_beams: int | None = argument(None, "Beams of the search; None: the model's.")
-    generation_config: Any = argument(None, "A generation configuration, or the name of one.")
+    generation_config: str | Path | Any | None = argument(
+        None, "A generation configuration; or a JSON file, a folder or a model's name that holds one."
+    )

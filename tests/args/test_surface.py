@@ -90,11 +90,9 @@ def test_every_argument_but_the_private_one_has_a_help_text() -> None:
 
 
 def test_defaults_are_also_attributes_of_the_class() -> None:
-    assert (TrainingArguments.adam_beta1, TrainingArguments.learning_rate, TrainingArguments.optim) == (
-        0.9,
-        5e-5,
-        "adamw_torch",
-    )
+    shared = {name: default(field) for name, field in OURS.items() if field.default is not dataclasses.MISSING}
+    assert {name: getattr(TrainingArguments, name) for name in shared} == shared
+    assert {"adam_beta1", "learning_rate", "optim", "per_device_train_batch_size"} <= shared.keys()
 
 
 def test_the_methods_and_properties_are_the_documented_ones() -> None:
