@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from hftrain.args.availability import REFUSED, refusals
 from hftrain.args.conversion import UnfitError, converted, converters
@@ -45,6 +45,15 @@ class TrainingArguments(
         ConfigurationError: something is wrong with the arguments; lists every problem.
         HardwareError: the launcher's environment variables contradict each other.
     """
+
+    # A subclass adds the names of its own fields that take a dict, or JSON text for one.
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [
+        "accelerator_config",
+        "fsdp_config",
+        "deepspeed",
+        "gradient_checkpointing_kwargs",
+        "lr_scheduler_kwargs",
+    ]
 
     def __post_init__(self) -> None:
         """Check the arguments; a subclass that extends this calls it."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,7 @@ def test_the_dict_holds_every_argument_in_words_of_json() -> None:
     document = args.to_dict()
     assert json.loads(json.dumps(document)) == document
     assert (document["eval_strategy"], type(document["eval_strategy"])) == ("steps", str)
-    assert document.keys() == TrainingArguments.__dataclass_fields__.keys() - {"_n_gpu"}
+    assert document.keys() == {field.name for field in dataclasses.fields(TrainingArguments)} - {"_n_gpu"}
 
 
 def test_data_types_become_bare_names() -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
@@ -92,3 +93,17 @@ def test_contradictory_launcher_variables_are_an_error(monkeypatch: pytest.Monke
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(RuntimeError, match="torchrun"):
         TrainingArguments("out")
+
+
+@dataclass
+class WithDict(TrainingArguments):
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*TrainingArguments._VALID_DICT_FIELDS, "model_kwargs"]
+
+    model_kwargs: dict[str, Any] | str | None = None
+
+
+@pytest.mark.parametrize(
+    ("given", "read"), [('{"layers": "2"}', {"layers": 2}), ("name", "name"), ({"a": 1}, {"a": 1}), (None, None)]
+)
+def test_a_dict_field_of_a_subclass_takes_json_text(tmp_path: Path, given: Any, read: Any) -> None:
+    assert WithDict(str(tmp_path), report_to="none", model_kwargs=given).model_kwargs == read
