@@ -121,6 +121,11 @@ def parameter_names(module: nn.Module) -> dict[Tensor, str]:
     return {parameter: name for name, parameter in module.named_parameters()}
 
 
+def place_name(group: int, number: int) -> str:
+    """The name of a parameter that has none: where it stands in the optimizer's groups."""
+    return f"param_groups.{group}.{number}"
+
+
 def optimizer_part(optimizer: Optimizer, names: Mapping[Tensor, str]) -> Part:
     """The optimizer's state by parameter name, so that it loads into other groups of the same parameters.
 
@@ -142,13 +147,15 @@ def optimizer_part(optimizer: Optimizer, names: Mapping[Tensor, str]) -> Part:
 def load_optimizer(part: Part, optimizer: Optimizer, names: Mapping[Tensor, str]) -> None:
     """Load what :func:`optimizer_part` made, bit for bit, whatever the groups are now.
 
-    A group takes the settings of the saved group that holds its first parameter.
+    A group takes the settings of the saved group that holds its first parameter. Where every parameter was saved by
+    its place, as the reference does it, it is found by its place.
 
     Raises:
         CheckpointError: the checkpoint is of an optimizer over other parameters.
     """
     saved = unpack(part.tensors, part.document)
-    ordered = _names_in_order(optimizer, names)
+    by_place = all(name.startswith("param_groups.") for group in saved["param_groups"] for name in group["params"])
+    ordered = _names_in_order(optimizer, {} if by_place else names)
     index_of = {name: index for index, name in enumerate(ordered)}
     group_of = {name: group for group in saved["param_groups"] for name in group["params"]}
     if set(group_of) != set(index_of):
@@ -166,6 +173,7 @@ def load_optimizer(part: Part, optimizer: Optimizer, names: Mapping[Tensor, str]
         kept = {"param_names": group["param_names"]} if "param_names" in group else {}
         groups.append({**settings, **kept, "params": indices})
     state = {index_of[name]: value for name, value in saved["state"].items()}
+    _check_shapes(optimizer, state)
     optimizer.load_state_dict({"state": state, "param_groups": groups, **saved["more"]})
     _restore_dtypes(optimizer, state)
 
@@ -173,13 +181,29 @@ def load_optimizer(part: Part, optimizer: Optimizer, names: Mapping[Tensor, str]
 def _names_in_order(optimizer: Optimizer, names: Mapping[Tensor, str]) -> list[str]:
     """Names in the order of the state dict's indices."""
     places = _places(optimizer.param_groups)
-    return [names.get(parameter, f"param_groups.{group}.{number}") for group, number, parameter in places]
+    return [names.get(parameter, place_name(group, number)) for group, number, parameter in places]
 
 
 def _places(groups: Iterable[Mapping[str, Any]]) -> Iterable[tuple[int, int, Tensor]]:
     for group_number, group in enumerate(groups):
         for number, parameter in enumerate(group["params"]):
             yield group_number, number, parameter
+
+
+_LIKE_THEIR_PARAMETER = ("exp_avg", "exp_avg_sq", "momentum_buffer", "square_avg")
+
+
+def _check_shapes(optimizer: Optimizer, state: Mapping[int, Any]) -> None:
+    """A place may hold another parameter than it did; torch would not say so before the next step."""
+    for index, (group, number, parameter) in enumerate(_places(optimizer.param_groups)):
+        for key in _LIKE_THEIR_PARAMETER:
+            value = (state.get(index) or {}).get(key)
+            if isinstance(value, Tensor) and value.shape != parameter.shape:
+                raise CheckpointError(
+                    f"The checkpoint's optimizer has a {key} of shape {tuple(value.shape)} for parameter {number} of "
+                    f"group {group}, whose shape is {tuple(parameter.shape)}. Train the same parameters, in the same "
+                    "order and groups."
+                )
 
 
 def _restore_dtypes(optimizer: Optimizer, state: Mapping[int, Any]) -> None:

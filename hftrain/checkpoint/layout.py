@@ -202,8 +202,18 @@ def parse_time(text: str) -> datetime:
 
 
 def dump_json(document: Any, *, indent: int | None = None) -> bytes:
-    """JSON in UTF-8 with a newline at its end. Raises TypeError for what JSON does not have."""
-    return (json.dumps(document, indent=indent) + "\n").encode()
+    """JSON in UTF-8 with a newline at its end; a number of numpy or torch is a number.
+
+    Raises:
+        TypeError: JSON does not have it.
+    """
+    return (json.dumps(document, indent=indent, default=_number) + "\n").encode()
+
+
+def _number(value: Any) -> Any:
+    if getattr(value, "ndim", None) == 0 and hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{value!r} is a {type(value).__name__}, which JSON does not have.")
 
 
 def load_json(data: bytes, *, name: str) -> Any:

@@ -15,9 +15,10 @@ import torch
 from hftrain._version import __version__
 from hftrain.checkpoint.catalog import CheckpointFolder, Status, Verification, inspect_folder, scan
 from hftrain.checkpoint.contents import Part
+from hftrain.checkpoint.foreign import open_any
 from hftrain.checkpoint.formats import parse_size
 from hftrain.checkpoint.layout import FileRecord, Manifest, checked_path, checkpoint_name, parse_time, utc_text
-from hftrain.checkpoint.reader import CheckpointReader, open_checkpoint
+from hftrain.checkpoint.reader import CheckpointReader
 from hftrain.checkpoint.resume import ResumeFinder
 from hftrain.checkpoint.retention import Candidate, Policy, limit, named, surplus
 from hftrain.checkpoint.saving import CheckpointSave, Ranks, begin_folder, on_rank_zero, remove_folder
@@ -253,7 +254,7 @@ class CheckpointManager:
         path = plain_path(path)
         is_inside = path.startswith(self.output_dir + "/")
         level: Verification = "sizes" if path == self._verified else self._verify
-        return open_checkpoint(path, verify=level, storage=self._storage if is_inside else None)
+        return open_any(path, verify=level, storage=self._storage if is_inside else None)
 
     # ------------------------------------------------------------------------------------------------------ collective
 

@@ -33,8 +33,8 @@ class CheckpointReader:
     def __init__(self, storage: Storage, folder: CheckpointFolder) -> None:
         self.path = folder.path
         self.manifest: Manifest | None = folder.manifest
-        self._storage = storage
-        self._folder = folder
+        self.storage = storage
+        self.folder = folder
         listed: Collection[str] = folder.manifest.files if folder.manifest else folder.files
         self._sizes = {name: folder.files[name].num_bytes for name in listed if folder.files[name].kind == "file"}
 
@@ -46,7 +46,7 @@ class CheckpointReader:
     @property
     def step(self) -> int:
         """The optimizer step it was saved at. Raises TornCheckpointError where nothing tells."""
-        step = self._folder.step
+        step = self.folder.step
         if step is None:
             state = self.document("trainer_state")
             step = state.get("global_step") if isinstance(state, dict) else None
@@ -89,7 +89,7 @@ class CheckpointReader:
         size = self._size(name)
         if size > MAX_JSON_BYTES:
             raise UnsafeCheckpointError(f"{join(self.path, name)} has {size} bytes; at most {MAX_JSON_BYTES} are read.")
-        with self._storage.read(join(self.path, name)) as file:
+        with self.storage.read(join(self.path, name)) as file:
             return file.read(size)
 
     def _json(self, name: str) -> Any:
@@ -110,7 +110,7 @@ class CheckpointReader:
             if name != "model" and not self.has_file(file_name):
                 continue
             size = self._size(file_name)
-            with self._storage.read(join(self.path, file_name)) as file:
+            with self.storage.read(join(self.path, file_name)) as file:
                 found, metadata = read_safetensors(file, size, name=join(self.path, file_name))
             if not tensors.keys().isdisjoint(found):
                 raise UnsafeCheckpointError(f"{self.path} has one tensor in two shards; {file_name} is the second.")
