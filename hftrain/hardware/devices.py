@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -69,7 +71,22 @@ def resolve_device(accelerator: str, world: World) -> torch.device:
             f"{world.local_world_size} processes were started on a machine where {torch.cuda.device_count()} GPUs are "
             "visible. Set --nproc-per-node to at most that, check CUDA_VISIBLE_DEVICES, or set use_cpu=True."
         )
+    if world.world_size == 1:
+        _name_idle_gpus(torch.cuda.device_count())
     return torch.device("cuda", world.local_process_index)
+
+
+@cache
+def _name_idle_gpus(num_visible: int) -> None:
+    """Say once how the GPUs that this process leaves alone would be used; it never spreads a model by itself."""
+    if num_visible > 1:
+        script = sys.argv[0] or "train.py"
+        logger.warning(
+            "%d GPUs are visible and this process trains on one. To use them all: torchrun --nproc-per-node %d %s",
+            num_visible,
+            num_visible,
+            script,
+        )
 
 
 def batch_mover(device: torch.device, *, non_blocking: bool = False) -> Callable[[Any], Any]:

@@ -56,6 +56,17 @@ def test_more_processes_than_gpus_are_refused(offered: Any, monkeypatch: pytest.
     assert resolve_device("auto", World()) == torch.device("cuda", 0)
 
 
+def test_idle_gpus_are_named_once_with_the_command_that_uses_them(
+    offered: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    offered("cuda")
+    devices._name_idle_gpus.cache_clear()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    for _ in range(2):
+        resolve_device("auto", World())
+    assert [record.getMessage().count("torchrun --nproc-per-node 3") for record in caplog.records] == [1]
+
+
 def test_a_nested_batch_moves_and_keeps_what_is_no_tensor() -> None:
     batch = {"x": torch.ones(2), "rows": [(torch.ones(1), "name")], "n": 3, "none": None}
     moved = batch_mover(META)(batch)
