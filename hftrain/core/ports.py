@@ -79,11 +79,21 @@ class Task(Protocol):
 class EpochSource(Protocol):
     """Batches of one epoch after the other, from any position. Implemented by `hftrain.data.loaders`."""
 
-    num_batches: int | None
-    num_samples: int | None
-    global_batch_size: int | None
-    exact_length: bool
-    """Whether `num_batches` can be relied on, so that a window of batches need not be drawn ahead."""
+    @property
+    def num_batches(self) -> int | None:
+        """Batches of a whole epoch on this rank; None when unknown."""
+
+    @property
+    def num_samples(self) -> int | None:
+        """Samples of a whole epoch over all ranks; None when unknown."""
+
+    @property
+    def global_batch_size(self) -> int | None:
+        """Samples that all ranks together take per batch; None when unknown."""
+
+    @property
+    def exact_length(self) -> bool:
+        """Whether `num_batches` can be relied on, so that a window of batches need not be drawn ahead."""
 
     def open(self, epoch: int, *, samples_done: int = 0, batches_done: int = 0) -> Iterator[Any]:
         """Start epoch ``epoch`` behind what was consumed already."""

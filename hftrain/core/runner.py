@@ -266,7 +266,7 @@ class LoopRunner:
 
     # ---- one step ---------------------------------------------------------------------------------
 
-    def _run_step(self, group: Iterable[Any], num_batches: int, num_items: Any) -> bool:
+    def _run_step(self, group: Iterable[Any], num_batches: int, num_items: Any = None) -> bool:
         """Do one optimizer step over the group's micro-batches; return whether it was done to the end.
 
         Reads nothing back from the device.

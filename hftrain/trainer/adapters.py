@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
+from hftrain.trainer.counters import settle_counts
+from hftrain.trainer.step_methods import StepMethods
+from hftrain.trainer.stepping import check_share, warn_if_count_is_ignored
 from hftrain.types.choices import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from torch import Tensor
+    from collections.abc import Callable, Iterator, Sequence
 
     from hftrain.trainer.trainer import Trainer
 
@@ -24,10 +26,10 @@ class TrainerTask:
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
-        self._training_step = trainer.training_step
+        self._training_step = _with_count(trainer.training_step)
         self._model = trainer.model_wrapped
         self._epoch: Any = None
-        self._is_checked = False
+        self._is_checked = self._is_tidy = False
         self._checks_count = (
             trainer.args.gradient_accumulation_steps > 1
             and trainer.model_accepts_loss_kwargs
@@ -60,11 +62,12 @@ class TrainerTask:
 
     def forward_backward(self, batch: Any, num_items: Tensor | None) -> Tensor:
         """Call `Trainer.training_step`."""
-        share = self._training_step(self._model, batch, num_items)
+        share: Any = self._training_step(self._model, batch, num_items)
         if not self._is_checked:
-            check_scalar("What Trainer.training_step returned", share)
+            check_share(share)
             self._is_checked = True
-        return share
+            self._is_tidy = not isinstance(share, Tensor) or not (share.dim() or share.requires_grad)
+        return share if self._is_tidy else share.detach().reshape(())  # type: ignore[no-any-return]
 
 
 class TrainerActions:
@@ -77,17 +80,32 @@ class TrainerActions:
 
     def log(self, logs: dict[str, float]) -> None:
         """Call `Trainer.log`, with the time at which training began if it takes that."""
+        settle_counts(self._trainer)
         self._trainer.log(logs, *self._start)
 
     def evaluate(self, *, skip_scheduler: bool = False) -> None:
         """Call `Trainer.evaluate` and judge the result."""
+        settle_counts(self._trainer)
         self._trainer._evaluate_in_training(skip_scheduler=skip_scheduler)
 
     def save(self) -> None:
         """Call `Trainer._save_checkpoint`; listeners hear of it once it is committed."""
         trainer = self._trainer
+        settle_counts(trainer)
         trainer._save_checkpoint(trainer.model, trial=None)
         trainer.callback_handler.emit(Event.SAVE)
+
+
+def _is_own(trainer: Trainer, name: str) -> bool:
+    """Return whether a method is the Trainer's own, on class and instance."""
+    return getattr(getattr(trainer, name), "__func__", None) is getattr(StepMethods, name)
+
+
+def _with_count(training_step: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a step that takes the count as third argument; an override of the older kind does not."""
+    if _takes(training_step, 3):
+        return training_step
+    return lambda model, inputs, num_items: training_step(model, inputs)
 
 
 def _takes(function: Callable[..., Any], num_positional: int) -> bool:

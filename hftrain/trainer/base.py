@@ -9,10 +9,12 @@ if TYPE_CHECKING:
 
     import torch
     from torch import nn
+    from torch.utils.hooks import RemovableHandle
 
     from hftrain.args.training import TrainingArguments
     from hftrain.callbacks.handler import CallbackHandler
     from hftrain.checkpoint.manager import CheckpointManager
+    from hftrain.core.counting import TokenCounter
     from hftrain.core.data import DataModule
     from hftrain.core.runner import LoopRunner
     from hftrain.hardware.engine import Engine
@@ -51,6 +53,9 @@ class TrainerBase:
         accelerator: the engine of the run under the names that accelerate has for it.
         is_fsdp_enabled: whether parameters are sharded.
         is_deepspeed_enabled: whether DeepSpeed trains.
+        label_smoother: (outputs, labels, shift_labels) -> loss, with ``label_smoothing_factor``; or None.
+        current_flos: floating point operations counted since ``state.total_flos`` was brought up to date.
+        neftune_hook_handle: ends the noise on the embeddings; there while there is noise.
         hp_name: names the trials of a search; or None.
         run_id: names the run in its folder and its checkpoints; None before the first `train`.
     """
@@ -79,6 +84,9 @@ class TrainerBase:
     is_fsdp_enabled: bool
     is_deepspeed_enabled: bool
     hp_name: Any
+    label_smoother: Callable[..., torch.Tensor] | None
+    current_flos: float
+    neftune_hook_handle: RemovableHandle
     state: TrainerState
     control: TrainerControl
     callback_handler: CallbackHandler
@@ -88,6 +96,8 @@ class TrainerBase:
     run_id: str | None
 
     _train_batch_size: int
+    _past: Any
+    _token_counter: TokenCounter | None
     _created_lr_scheduler: bool
     _signature_columns: list[str] | None
     _engine: Engine | None

@@ -19,6 +19,7 @@ from hftrain.data.epochs import EpochLoader
 from hftrain.errors import CheckpointError, ConfigurationError
 from hftrain.hardware.seeding import set_rng_state
 from hftrain.trainer.adapters import TrainerActions, TrainerTask
+from hftrain.trainer.counters import observed, settle_counts
 from hftrain.trainer.run_length import horizon_from, horizon_of, training_source
 from hftrain.trainer.settings import data_seed, loop_settings
 from hftrain.types.choices import Event
@@ -123,10 +124,11 @@ def _runner(trainer: Trainer, resume: Resume | None) -> LoopRunner:
         task.bind(engine, training=True).meters = meters
     trainer.model.train()
     assert trainer.optimizer is not None  # create_optimizer made it
+    adapter = TrainerTask(trainer)
     return LoopRunner(
-        task=task if task is not None else TrainerTask(trainer),
+        task=adapter if task is None else task,
         engine=engine,
-        source=source,
+        source=observed(trainer, source),
         optimizer=trainer.optimizer,
         scheduler=None if _steps_on_metrics(trainer.lr_scheduler) else trainer.lr_scheduler,
         settings=settings,
@@ -139,6 +141,7 @@ def _runner(trainer: Trainer, resume: Resume | None) -> LoopRunner:
         position=position,
         losses=losses,
         restore_rng=_rng_restorer(trainer, resume),
+        draw=adapter.draw_step if task is None and adapter.draws_steps else None,
     )
 
 
@@ -230,6 +233,7 @@ def _finish(trainer: Trainer, runner: LoopRunner, started: float, first_step: in
         num_samples=round(horizon.num_train_samples * share),
         num_steps=state.global_step - first_step,
     )
+    settle_counts(trainer)
     metrics["total_flos"] = state.total_flos
     metrics["train_loss"] = train_loss
     trainer.log(metrics)

@@ -12,6 +12,7 @@ from hftrain.args.training import TrainingArguments
 from hftrain.callbacks.flow import DefaultFlowCallback
 from hftrain.callbacks.handler import CallbackHandler
 from hftrain.callbacks.progress import progress_callback_class
+from hftrain.core.losses import LabelSmoother
 from hftrain.core.task import TaskModule
 from hftrain.errors import ConfigurationError, NotAvailableError
 from hftrain.hardware.seeding import enable_full_determinism, set_seed
@@ -31,6 +32,8 @@ from hftrain.trainer.construction import (
 )
 from hftrain.trainer.fitting import fit, refuse_resume_value
 from hftrain.trainer.later_methods import LaterMethods
+from hftrain.trainer.noise import embedding_noise
+from hftrain.trainer.stepping import check_task_arguments
 from hftrain.types.control import TrainerControl
 from hftrain.types.outputs import TrainOutput
 from hftrain.types.state import TrainerState
@@ -109,6 +112,10 @@ class Trainer(LaterMethods):
         self.compute_loss_func, self.compute_metrics = compute_loss_func, compute_metrics
         self.preprocess_logits_for_metrics = preprocess_logits_for_metrics
         self.neftune_noise_alpha = self.args.neftune_noise_alpha
+        smoothing = self.args.label_smoothing_factor
+        self.label_smoother = LabelSmoother(smoothing) if smoothing else None
+        self.current_flos = 0.0
+        self._past = self._token_counter = None
         self._given_optimizers = optimizers
         self.optimizer, self.lr_scheduler = optimizers
         self._created_lr_scheduler = False
@@ -134,6 +141,7 @@ class Trainer(LaterMethods):
         has_evaluation = self.datamodule is not None or self.eval_dataset is not None
         check_data(self.args, self.train_dataset, has_evaluation=has_evaluation)
         check_metrics(self.args, self.compute_metrics)
+        check_task_arguments(self.model, self.args, self.compute_loss_func)
         check_saving(self.args)
 
     def _start_callbacks(self, callbacks: list[Any]) -> None:
@@ -205,10 +213,11 @@ class Trainer(LaterMethods):
         self._renew()
         self.is_in_train = True
         try:
-            return fit(self, resume_from_checkpoint or None)
+            with embedding_noise(self):
+                return fit(self, resume_from_checkpoint or None)
         finally:
             self.is_in_train = False
-            self._runner = self._checkpoints = None
+            self._runner = self._checkpoints = self._past = self._token_counter = None
             self._release()
 
     # ---- callbacks ----------------------------------------------------------------------------------

@@ -1,0 +1,209 @@
+"""What one training step is made of: calling the model, finding its loss, and whether that loss is weighted."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import inspect
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from hftrain.core.batches import describe_batch
+from hftrain.core.task import TaskModule
+from hftrain.errors import ConfigurationError, TaskError
+from hftrain.hardware.seeding import rng_state, set_rng_state
+from hftrain.trainer.construction import base_of
+
+if TYPE_CHECKING:
+    from hftrain.args.training import TrainingArguments
+    from hftrain.trainer.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+
+# ---- calling the model ---------------------------------------------------------------------------------
+
+
+def switch_to_training(model: nn.Module, optimizer: Any) -> None:
+    """Put the model into train mode unless it is, and an optimizer that has such a mode as well."""
+    if not model.training:
+        model.train()
+    # Schedule-free optimizers keep other weights for evaluation.
+    train = getattr(optimizer, "train", None)
+    if train is not None:
+        train()
+
+
+def own_batch(moved: Any, batch: Any) -> Any:
+    """Return a batch whose entries may be taken out: where nothing had to move, a shallow copy of the loader's."""
+    if moved is not batch:
+        return moved
+    if type(moved) is dict:
+        return dict(moved)
+    return copy.copy(moved) if isinstance(moved, Mapping) else moved
+
+
+def take_labels(inputs: Any) -> Any:
+    """Remove "labels" from the inputs and return it; None when there is none."""
+    if not isinstance(inputs, Mapping):
+        raise _not_a_mapping(inputs)
+    return inputs.pop("labels", None)  # type: ignore[attr-defined]
+
+
+def call_model(model: nn.Module, inputs: Any) -> Any:
+    """Return ``model(**inputs)``.
+
+    Raises:
+        TaskError: forward does not take these entries, or lacks some.
+    """
+    try:
+        return model(**inputs)
+    except TypeError:
+        _check_inputs(model, inputs)
+        raise
+
+
+def loss_of(outputs: Any, inputs: Any) -> Any:
+    """Return the "loss" of a model's outputs, or the first of several, or a bare loss itself.
+
+    Raises:
+        TaskError: the outputs have names, and none is "loss".
+    """
+    if isinstance(outputs, Mapping):
+        if "loss" not in outputs:
+            raise TaskError(
+                f"The model returned no loss, only the keys {', '.join(outputs)}. The inputs were "
+                f"{describe_batch(inputs)}. Pass labels in the batch, a compute_loss_func, or override compute_loss."
+            )
+        return outputs["loss"]
+    return outputs[0] if isinstance(outputs, (tuple, list)) else outputs
+
+
+def past_of(outputs: Any, past_index: int) -> Any:
+    """Return the output at ``past_index``, which the next batch gets as "mems".
+
+    Raises:
+        ConfigurationError: there are not that many outputs.
+    """
+    values = list(outputs.values()) if isinstance(outputs, Mapping) else outputs
+    if past_index >= len(values):
+        raise ConfigurationError(
+            f"past_index={past_index}, and the model returned {len(values)} outputs. Set past_index to the position of "
+            "its memories, counted from 0, or to -1."
+        )
+    return values[past_index]
+
+
+def is_causal_lm(model: nn.Module) -> bool:
+    """Return whether the model predicts the next token, as far as its class says: then labels are shifted."""
+    base = base_of(model)
+    name = type(base).__name__
+    if not any(parent.__module__.partition(".")[0] == "transformers" for parent in type(base).__mro__):
+        return name.endswith(("ForCausalLM", "LMHeadModel"))
+    known = importlib.import_module("transformers.models.auto.modeling_auto").MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return name in known.values()
+
+
+def _check_inputs(model: nn.Module, inputs: Any) -> None:
+    module = model.module if isinstance(model, DistributedDataParallel) else model
+    if not isinstance(inputs, Mapping):
+        raise _not_a_mapping(inputs)
+    try:
+        inspect.signature(module.forward).bind(**inputs)
+    except TypeError as error:
+        takes = ", ".join(map(str, inspect.signature(module.forward).parameters.values()))
+        raise TaskError(
+            f"{type(module).__name__}.forward({takes}) cannot be called with the batch {describe_batch(inputs)}: "
+            f"{error}. Rename the entries of the data set, or leave remove_unused_columns=True to drop others."
+        ) from error
+
+
+def _not_a_mapping(inputs: Any) -> TaskError:
+    return TaskError(
+        f"The batch is {describe_batch(inputs)}, and the model is called with the entries of a dict by name. Give a "
+        "data_collator that makes dicts, or override compute_loss."
+    )
+
+
+def check_share(share: Any) -> None:
+    """Raise unless what a training step returned can be summed up.
+
+    Raises:
+        TaskError: it is no number, or a tensor of several.
+    """
+    if isinstance(share, (int, float)) or (isinstance(share, Tensor) and share.numel() == 1):
+        return
+    found = f"a tensor of shape {tuple(share.shape)}" if isinstance(share, Tensor) else repr(share)
+    raise TaskError(f"training_step returned {found}. Return the detached loss of the batch, a scalar (0-d) tensor.")
+
+
+# ---- whether the count of items is used ----------------------------------------------------------------
+
+
+def warn_if_count_is_ignored(trainer: Trainer, batch: Any, num_items: Any) -> None:
+    """Warn when the model's loss of one batch is the same for twice the count: its losses would be summed up.
+
+    Computes the loss twice, in eval mode without gradients; modes, buffers and random states are as before.
+    """
+    losses = []
+    with _untouched(trainer.model), torch.compiler.set_stance("force_eager"), trainer.compute_loss_context_manager():
+        for count in (num_items, 2 * num_items):
+            inputs = own_batch(trainer._running_engine().to_device(batch), batch)
+            losses.append(float(trainer.compute_loss(trainer.model, inputs, num_items_in_batch=count)))
+    trainer._past = None
+    if losses[0] == losses[1] != 0.0:
+        logger.warning(
+            "%s is given num_items_in_batch, the count of labels in a whole step, and its loss does not depend on it. "
+            "So the losses of the %d micro-batches of a step are summed, not averaged. Divide the summed loss by "
+            "num_items_in_batch in forward, or set trainer.model_accepts_loss_kwargs = False.",
+            type(base_of(trainer.model)).__name__,
+            trainer.args.gradient_accumulation_steps,
+        )
+
+
+@contextmanager
+def _untouched(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    state = rng_state()
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+        set_rng_state(state)
+
+
+# ---- what is refused -----------------------------------------------------------------------------------
+
+
+def check_task_arguments(model: nn.Module, args: TrainingArguments, compute_loss_func: Any) -> None:
+    """Raise if something is to change the loss of a TaskModule, which computes its own.
+
+    Raises:
+        ConfigurationError: it is.
+    """
+    if not isinstance(model, TaskModule):
+        return
+    asked = {
+        "label_smoothing_factor": (args.label_smoothing_factor, "torch.nn.functional.cross_entropy's label_smoothing"),
+        "compute_loss_func": (compute_loss_func, "its training_step"),
+        "past_index": (args.past_index if args.past_index >= 0 else None, "an attribute that its training_step keeps"),
+    }
+    for name, (value, instead) in asked.items():
+        if value:
+            raise ConfigurationError(
+                f"{name}={value!r} acts on a plain nn.Module, and {type(model).__name__} is a TaskModule, which "
+                f"computes its own loss. Leave {name} out, and use {instead}."
+            )
