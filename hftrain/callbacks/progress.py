@@ -6,6 +6,7 @@ import sys
 from time import monotonic
 from typing import Any
 
+from hftrain.callbacks.notebook import NotebookProgressCallback, in_notebook
 from hftrain.types.callback import TrainerCallback, without_keywords
 from hftrain.types.control import TrainerControl
 
@@ -13,8 +14,10 @@ _BETWEEN_UPDATES_S = 0.1
 
 
 def progress_callback_class(disable_tqdm: bool | None) -> type[TrainerCallback]:
-    """The callback that shows a run: rows only when bars are switched off, bars and rows otherwise."""
-    return PrinterCallback if disable_tqdm else ProgressCallback
+    """The callback that shows a run: bars and rows, or a table in a notebook; rows only when bars are off."""
+    if disable_tqdm:
+        return PrinterCallback
+    return NotebookProgressCallback if in_notebook() else ProgressCallback
 
 
 class PrinterCallback(TrainerCallback):
@@ -60,6 +63,7 @@ class ProgressCallback(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> None:
         """Move the training bar, if its time has come."""
         if self.training_bar is not None and monotonic() >= self._next_update:
+            self.training_bar.total = state.max_steps  # smaller batches make more steps
             self._move(self.training_bar, state.global_step)
 
     def on_prediction_step(
