@@ -57,6 +57,9 @@ class TrainerBase:
         current_flos: floating point operations counted since ``state.total_flos`` was brought up to date.
         neftune_hook_handle: ends the noise on the embeddings; there while there is noise.
         hp_name: names the trials of a search; or None.
+        model_preparation_time: seconds to place the model for an evaluation before any training; or None.
+        jit_compilation_time: seconds to trace the model for the latest evaluation with ``jit_mode_eval``; or None.
+        hub_model_id: the repository that is pushed to; None without pushing.
         run_id: names the run in its folder and its checkpoints; None before the first `train`.
     """
 
@@ -84,6 +87,9 @@ class TrainerBase:
     is_fsdp_enabled: bool
     is_deepspeed_enabled: bool
     hp_name: Any
+    hub_model_id: str | None
+    model_preparation_time: float | None
+    jit_compilation_time: float | None
     label_smoother: Callable[..., torch.Tensor] | None
     current_flos: float
     neftune_hook_handle: RemovableHandle
@@ -105,4 +111,5 @@ class TrainerBase:
     _checkpoints: CheckpointManager | None
     _loaded_checkpoint: str | None
     _stages_set_up: set[str]
+    _ignore_keys_for_eval: list[str] | None
     _given_optimizers: tuple[torch.optim.Optimizer | None, Any]

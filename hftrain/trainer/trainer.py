@@ -14,6 +14,7 @@ from hftrain.callbacks.handler import CallbackHandler
 from hftrain.callbacks.progress import progress_callback_class
 from hftrain.core.losses import LabelSmoother
 from hftrain.core.task import TaskModule
+from hftrain.data.epochs import num_samples_of
 from hftrain.errors import ConfigurationError, NotAvailableError
 from hftrain.hardware.seeding import enable_full_determinism, set_seed
 from hftrain.trainer.construction import (
@@ -33,6 +34,9 @@ from hftrain.trainer.construction import (
 from hftrain.trainer.fitting import fit, refuse_resume_value
 from hftrain.trainer.later_methods import LaterMethods
 from hftrain.trainer.noise import embedding_noise
+from hftrain.trainer.overrides import check_overrides
+from hftrain.trainer.run_length import InitialValues, initial_values
+from hftrain.trainer.settings import loop_settings
 from hftrain.trainer.stepping import check_task_arguments
 from hftrain.types.control import TrainerControl
 from hftrain.types.outputs import TrainOutput
@@ -92,12 +96,14 @@ class Trainer(LaterMethods):
         datamodule: DataModule | None = None,
         tokenizer: Any = None,
     ) -> None:
+        check_overrides(type(self))
         self.args = args if args is not None else TrainingArguments("tmp_trainer")
         set_log_level(self.args)
         self._engine = self._runner = self._checkpoints = self._loaded_checkpoint = None
         self.create_accelerator_and_postprocess()
         self._stages_set_up = set()
-        self.run_id = self.hp_name = self._signature_columns = None
+        self.run_id = self.hp_name = self.hub_model_id = self._signature_columns = None
+        self.model_preparation_time = self.jit_compilation_time = self._ignore_keys_for_eval = None
         self.is_in_train = False
         self._train_batch_size = self.args.train_batch_size
         self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
@@ -200,6 +206,11 @@ class Trainer(LaterMethods):
 
         All ranks must call this.
         """
+        if "model_path" in kwargs:
+            warnings.warn(
+                "train(model_path=...) is deprecated. Pass resume_from_checkpoint=...", FutureWarning, stacklevel=2
+            )
+            resume_from_checkpoint = kwargs.pop("model_path")
         if kwargs:
             raise TypeError(f"train() got unexpected keyword arguments: {', '.join(sorted(kwargs))}.")
         if trial is not None:
@@ -211,7 +222,7 @@ class Trainer(LaterMethods):
             resume_from_checkpoint = os.fspath(resume_from_checkpoint)  # type: ignore[arg-type]
         self.args.validate()
         self._renew()
-        self.is_in_train = True
+        self.is_in_train, self._ignore_keys_for_eval = True, ignore_keys_for_eval
         try:
             with embedding_noise(self):
                 return fit(self, resume_from_checkpoint or None)
@@ -219,6 +230,25 @@ class Trainer(LaterMethods):
             self.is_in_train = False
             self._runner = self._checkpoints = self._past = self._token_counter = None
             self._release()
+
+    def get_total_train_batch_size(self, args: TrainingArguments) -> int:
+        """Return the samples of one optimizer step: per batch, times micro-batches, times processes."""
+        return self._train_batch_size * loop_settings(args).accumulation_steps * args.world_size
+
+    def set_initial_training_values(
+        self, args: TrainingArguments, dataloader: Any, total_train_batch_size: int
+    ) -> InitialValues:
+        """Return how long a run is; `train` asks here, so an override decides it.
+
+        Returns:
+            Epochs (started), optimizer steps per epoch, samples per epoch, samples of the run, whether the epochs
+            decide (and not ``max_steps``), batches per epoch (None: the loader has no length), optimizer steps.
+
+        Raises:
+            ConfigurationError: the loader has no length and ``max_steps`` is not set.
+        """
+        num_examples = num_samples_of(dataloader)
+        return initial_values(args, dataloader, num_examples=num_examples, total=total_train_batch_size)
 
     # ---- callbacks ----------------------------------------------------------------------------------
 
@@ -287,12 +317,6 @@ class Trainer(LaterMethods):
     def _refuse_missing_evaluation(self) -> None:
         if self.args.eval_strategy == "no" and not self.args.eval_on_start:
             return
-        if not isinstance(self.model, TaskModule):
-            raise NotAvailableError(
-                f"Evaluation in training needs a TaskModule in this version, and model is a "
-                f'{type(self.model).__name__}. Set eval_strategy="no" and eval_on_start=False, or wrap the model in a '
-                "TaskModule with an eval_step."
-            )
         if not self._has_evaluation_data():
             raise ConfigurationError(
                 f"eval_strategy={str(getattr(self.args.eval_strategy, 'value', self.args.eval_strategy))!r} needs data "
