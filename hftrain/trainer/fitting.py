@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from hftrain.checkpoint import contents
 from hftrain.checkpoint.layout import new_run_id
 from hftrain.core.horizon import Horizon
 from hftrain.core.meters import LossWindow, Meters, merged_windows
@@ -17,9 +16,9 @@ from hftrain.core.speed import speed_metrics
 from hftrain.core.task import TaskModule
 from hftrain.data.epochs import EpochLoader
 from hftrain.errors import CheckpointError, ConfigurationError
-from hftrain.hardware.seeding import set_rng_state
 from hftrain.trainer.adapters import TrainerActions, TrainerTask
 from hftrain.trainer.counters import observed, settle_counts
+from hftrain.trainer.resuming import position_after
 from hftrain.trainer.run_length import horizon_from, horizon_of, training_source
 from hftrain.trainer.settings import data_seed, loop_settings
 from hftrain.types.choices import Event
@@ -42,7 +41,7 @@ class Resume:
     """What a checkpoint gives to the run that goes on from it."""
 
     state: TrainerState
-    position: Position
+    position: Position | None
     windows: list[dict[str, Any]]
     shape: dict[str, Any]
     reader: CheckpointReader
@@ -72,7 +71,7 @@ def _prepare(trainer: Trainer, resume_from: bool | str | None) -> Resume | None:
     trainer._set_up_data("fit")
     trainer._refuse_missing_evaluation()
     if resume is not None:
-        trainer.model.load_state_dict(resume.reader.model())
+        trainer._load_from_checkpoint(resume.reader.path)
     engine.place(trainer.model, move=trainer.place_model_on_device)
     return resume
 
@@ -88,7 +87,7 @@ def _read(reader: CheckpointReader) -> Resume:
     known = TrainerState.__dataclass_fields__
     return Resume(
         state=TrainerState(**{name: value for name, value in fields.items() if name in known}),
-        position=Position(**data.get("position", {})),
+        position=Position(**data["position"]) if "position" in data else None,
         windows=data.get("windows", []),
         shape={name: data[name] for name in RUN_SHAPE if name in data},
         reader=reader,
@@ -113,7 +112,8 @@ def _runner(trainer: Trainer, resume: Resume | None) -> LoopRunner:
     trainer.create_optimizer_and_scheduler(horizon.max_steps)
     trainer.model_wrapped = trainer._wrap_model(trainer.model, training=True, dataloader=source.loader)
     if resume is not None:
-        trainer._load_run(resume.reader)
+        trainer._load_optimizer_and_scheduler(resume.reader.path)
+        trainer._load_scaler(resume.reader.path)
     _start_state(trainer, resume, horizon)
     handler.train_dataloader = source.loader
     handler.optimizer, handler.lr_scheduler = trainer.optimizer, trainer.lr_scheduler
@@ -147,9 +147,12 @@ def _runner(trainer: Trainer, resume: Resume | None) -> LoopRunner:
 
 def _position(trainer: Trainer, source: EpochLoader, resume: Resume | None) -> Position:
     """Return where the data starts: with ignore_data_skip at an epoch's beginning, else where the run was."""
-    if resume is None or not trainer.args.ignore_data_skip:
-        return resume.position if resume is not None else Position()
-    done = resume.position
+    if resume is None:
+        return Position()
+    accumulation_steps = loop_settings(trainer.args).accumulation_steps
+    done = resume.position or position_after(resume.state.global_step, source, accumulation_steps=accumulation_steps)
+    if not trainer.args.ignore_data_skip:
+        return done
     is_over = source.remaining(samples_done=done.samples, batches_done=done.batches) == 0
     return Position(epoch=done.epoch + is_over)
 
@@ -187,6 +190,8 @@ def _start_state(trainer: Trainer, resume: Resume | None, horizon: Horizon) -> N
     state = resume.state if resume is not None else TrainerState()
     if resume is None:
         state.epoch = 0.0
+    else:
+        trainer.compare_trainer_and_checkpoint_args(trainer.args, state)
     state.train_batch_size = trainer._train_batch_size
     state.compute_steps(trainer.args, horizon.max_steps)
     state.init_training_references(trainer, horizon.max_steps, horizon.num_train_epochs, None)
@@ -199,18 +204,13 @@ def _start_state(trainer: Trainer, resume: Resume | None, horizon: Horizon) -> N
             state.max_steps,
             state.epoch or 0.0,
         )
-        if trainer.args.restore_callback_states_from_checkpoint:
-            trainer.callback_handler.restore(state.stateful_callbacks)
+        trainer._load_callback_state()
 
 
 def _rng_restorer(trainer: Trainer, resume: Resume | None) -> Any:
     if resume is None:
         return None
-    rank = trainer._running_engine().process_index
-    if not resume.reader.has("rng", rank=rank):
-        logger.warning("%s has no random state for this rank: its random numbers start anew.", resume.reader.path)
-        return None
-    return lambda: set_rng_state(contents.tree_of(resume.reader.part("rng", rank=rank)))
+    return lambda: trainer._load_rng_state(resume.reader.path)
 
 
 def _steps_on_metrics(scheduler: Any) -> bool:

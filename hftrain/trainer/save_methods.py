@@ -2,31 +2,37 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, cast
 
-from hftrain._version import __version__
 from hftrain.checkpoint import contents
-from hftrain.checkpoint.contents import Part, document_part
-from hftrain.checkpoint.layout import checkpoint_name
+from hftrain.checkpoint.foreign import open_any
 from hftrain.checkpoint.manager import CheckpointManager
-from hftrain.checkpoint.storage import join, name_of, plain_path, storage_for
-from hftrain.checkpoint.writer import write_folder
-from hftrain.core.task import TaskModule
+from hftrain.checkpoint.storage import join, name_of, plain_path
 from hftrain.errors import ConfigurationError
-from hftrain.hardware.seeding import rng_state
+from hftrain.hardware.seeding import rng_state, set_rng_state
 from hftrain.trainer.eval_methods import EvalMethods
-from hftrain.trainer.settings import data_seed
-from hftrain.types.state import export_states
+from hftrain.trainer.model_files import LoadResult, load_weights, merged, model_parts, processing_parts
+from hftrain.trainer.saving import (
+    arguments_part,
+    begin_checkpoint,
+    data_document,
+    differing_arguments,
+    note_state,
+    problem_with_writing,
+    progress_parts,
+    write_parts,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import nn
 
+    from hftrain.args.training import TrainingArguments
     from hftrain.checkpoint.catalog import Verification
     from hftrain.checkpoint.reader import CheckpointReader
+    from hftrain.types.state import TrainerState
 
 logger = logging.getLogger(__name__)
 
@@ -34,96 +40,140 @@ logger = logging.getLogger(__name__)
 class SaveMethods(EvalMethods):
     """Model files, checkpoints and what is read back from them."""
 
+    # ---- saving -------------------------------------------------------------------------------------
+
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model (and for a TaskModule how to rebuild it) so that `TaskModule.from_checkpoint` reads it.
+        """Save the model, so that `from_pretrained` or `TaskModule.from_checkpoint` reads it.
 
         Args:
             output_dir: the folder; default: ``args.output_dir``.
+            _internal_call: whether it is part of a checkpoint.
 
         All ranks must call this; the main process writes.
         """
-        folder = output_dir if output_dir is not None else str(self.args.output_dir)
         engine = self._running_engine()
         if engine.is_world_process_zero:
-            write_folder(folder, self._model_parts(), max_shard_size=self.args.max_shard_size)
-        engine.barrier()
+            self._save(output_dir)
+        if not _internal_call:
+            engine.barrier()
+
+    def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Any] | None = None) -> None:
+        """Write the model, what processes its inputs, and the arguments. The main process calls this.
+
+        A model of transformers comes with its configurations, one with adapters as its adapters alone, and a
+        TaskModule with what rebuilds it. Tensors that are one memory are written once.
+        """
+        folder = plain_path(output_dir if output_dir is not None else str(self.args.output_dir))
+        size = self.args.max_shard_size
+        parts = model_parts(self.model, folder, state_dict=state_dict, max_shard_size=size)
+        processing = processing_parts(self.processing_class, getattr(self.data_collator, "tokenizer", None))
+        write_parts(self, folder, merged([*parts, *processing, arguments_part(self.args)]))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
-        """Save everything a resume needs as ``checkpoint-<step>``. All ranks must call this."""
-        assert self._checkpoints is not None  # set for the duration of train
-        self.state.stateful_callbacks = export_states([*self.callback_handler.stateful(), self.control])
-        self._name_best_checkpoint()
-        runner = self._runner
-        assert runner is not None  # set for the duration of train
-        self._checkpoints.save(
-            self.state.global_step,
-            [*self._model_parts(), *self._run_parts(), document_part("trainer_state", asdict(self.state))],
-            epoch=float(self.state.epoch or 0.0),
-            samples=self._samples_consumed(),
-            best=self.state.best_model_checkpoint,
-            loaded=self._loaded_checkpoint,
-        )
-        # What this run was resumed from need not outlive the first commit.
-        self._loaded_checkpoint = None
+        """Save everything a resume needs as ``checkpoint-<step>``. All ranks must call this.
 
-    def _name_best_checkpoint(self) -> None:
-        """Point the state at the best step's checkpoint, if that step is saved or is being saved now."""
-        if self.args.save_strategy not in ("steps", "epoch", "best") or self.state.best_global_step is None:
+        Each piece is one overridable method, and what an override writes into the checkpoint's folder is part of it.
+        The checkpoint is there, whole, when this returns.
+        """
+        self.store_flos()
+        data, save = data_document(self), begin_checkpoint(self)
+        if save is None:
             return
-        assert self._checkpoints is not None  # set for the duration of train
-        best = self.state.best_global_step
-        if best == self.state.global_step or any(known.step == best for known in self._checkpoints.committed()):
-            self.state.best_model_checkpoint = join(self._checkpoints.output_dir, checkpoint_name(best))
+        with save:
+            self._save_parts(save.folder, data)
+        if self._running_engine().is_world_process_zero:
+            self._rotate_checkpoints(use_mtime=True, output_dir=self._get_output_dir(trial))
 
-    def _model_parts(self) -> list[Part]:
-        parts = [contents.model_part(self.model.state_dict())]
-        if isinstance(self.model, TaskModule):
-            parts.append(document_part("task", self.model.task_document()))
-        parts.append(document_part("training_args", json.loads(self.args.to_json_string())))
-        return parts
+    def _save_parts(self, folder: str, data: dict[str, Any]) -> None:
+        self.save_model(folder, _internal_call=True)
+        note_state(self)
+        if not self.args.save_only_model:
+            self._save_optimizer_and_scheduler(folder)
+            self._save_scaler(folder)
+            self._save_rng_state(folder)
+        write_parts(self, folder, progress_parts(self, data))
 
-    def _run_parts(self) -> list[Part]:
-        """Return what a resume needs beside the model and the state."""
-        runner, engine = self._runner, self._running_engine()
-        assert runner is not None  # set for the duration of train
-        run = {"run_id": self.run_id, "run_name": self.args.run_name, "hftrain": __version__}
-        if self.args.save_only_model:
-            return [document_part("run", run)]
-        parts = [
-            contents.optimizer_part(runner.optimizer, contents.parameter_names(self.model)),
-            contents.scheduler_part(self.lr_scheduler),
-            contents.rng_part(rng_state()),
-            document_part("run", run),
-            document_part("data", self._data_document()),
-        ]
-        scaler = engine.scaler_state()
-        if scaler is not None:
-            parts.append(contents.scaler_part(scaler))
-        return parts
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        """Write the optimizer's and the scheduler's state."""
+        assert self._runner is not None  # set for the duration of train
+        optimizer = contents.optimizer_part(self._runner.optimizer, contents.parameter_names(self.model))
+        write_parts(self, output_dir, [optimizer, contents.scheduler_part(self.lr_scheduler)])
 
-    def _data_document(self) -> dict[str, Any]:
-        runner, engine = self._runner, self._running_engine()
-        assert runner is not None  # set for the duration of train
-        return {
-            "position": runner.position.to_dict(),
-            # One window a rank: each has its own losses until they are averaged for a row.
-            "windows": engine.gather_object(
-                {
-                    "losses": runner.losses.state_dict(),
-                    "meters": runner.meters.state_dict() if runner.meters is not None else {},
-                }
-            ),
-            "seed": data_seed(self.args),
-            "batch_size": self._train_batch_size,
-            "accumulation_steps": runner.settings.accumulation_steps,
-            "world_size": engine.world_size,
-        }
+    def _save_scaler(self, output_dir: str) -> None:
+        """Write the loss scaler's state, if there is one."""
+        state = self._running_engine().scaler_state()
+        if state is not None:
+            write_parts(self, output_dir, [contents.scaler_part(state)])
 
-    def _samples_consumed(self) -> int:
-        runner = self._runner
-        assert runner is not None  # set for the duration of train
-        position, per_epoch = runner.position, runner.source.num_samples
-        return position.samples + position.epoch * (per_epoch or 0)
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Write the state of this rank's random generators."""
+        write_parts(self, output_dir, [contents.rng_part(rng_state())])
+
+    def _rotate_checkpoints(self, use_mtime: bool = False, output_dir: str | None = None) -> None:
+        """Delete what ``save_total_limit`` leaves over, and what was never committed. The main process calls this.
+
+        Args:
+            use_mtime: has no effect; the order is that of the commits.
+            output_dir: has no effect; it is the run's folder.
+        """
+        if self._checkpoints is not None:
+            self._checkpoints.clean_up(self.state.best_model_checkpoint)
+
+    def _get_output_dir(self, trial: Any = None) -> str:
+        """Return the folder that the run's checkpoints lie in."""
+        return plain_path(str(self.args.output_dir))
+
+    # ---- loading ------------------------------------------------------------------------------------
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Load a checkpoint's weights into the model; only adapters into a model that has them.
+
+        Raises:
+            CheckpointNotFoundError: the folder holds no weights for it.
+        """
+        logger.info("Loading the weights of %s.", resume_from_checkpoint)
+        reader = self._checkpoint(resume_from_checkpoint)
+        self._issue_warnings_after_load(load_weights(model if model is not None else self.model, reader))
+
+    def _issue_warnings_after_load(self, load_result: LoadResult) -> None:
+        """Say which weights the checkpoint lacks, or has beyond those of the model."""
+        if load_result.missing_keys:
+            logger.warning("Missing in the checkpoint, and left as they were: %s.", ", ".join(load_result.missing_keys))
+        if load_result.unexpected_keys:
+            logger.warning("In the checkpoint, but not in the model: %s.", ", ".join(load_result.unexpected_keys))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Load a checkpoint's optimizer and scheduler into those of the run."""
+        if checkpoint is None:
+            return
+        reader = self._checkpoint(checkpoint)
+        assert self.optimizer is not None  # made before
+        if reader.has("optimizer"):
+            contents.load_optimizer(reader.part("optimizer"), self.optimizer, contents.parameter_names(self.model))
+        if reader.has("scheduler"):
+            contents.load_scheduler(reader.part("scheduler"), self.lr_scheduler)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        """Load a checkpoint's loss scaler into the run's."""
+        reader = None if checkpoint is None else self._checkpoint(checkpoint)
+        if reader is not None and reader.has("scaler"):
+            self._running_engine().load_scaler_state(contents.tree_of(reader.part("scaler")))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """Put this rank's random generators back to where a checkpoint has them."""
+        rank = self._running_engine().process_index
+        reader = None if checkpoint is None else self._checkpoint(checkpoint)
+        if reader is None:
+            return
+        if not reader.has("rng", rank=rank):
+            logger.warning("%s has no random state for this rank: its random numbers start anew.", reader.path)
+            return
+        set_rng_state(contents.tree_of(reader.part("rng", rank=rank)))
+
+    def _load_callback_state(self) -> None:
+        """Give the callbacks the states that the checkpoint kept, as the arguments ask."""
+        if self.args.restore_callback_states_from_checkpoint:
+            self.callback_handler.restore(self.state.stateful_callbacks)
 
     def _load_best_model(self) -> None:
         """Load the best checkpoint's weights, as ``load_best_model_at_end`` asks."""
@@ -136,8 +186,20 @@ class SaveMethods(EvalMethods):
             )
             return
         logger.info("Loading the best model from %s (%s).", best, self.state.best_metric)
-        assert self._checkpoints is not None  # set for the duration of train
-        self.model.load_state_dict(self._checkpoints.open(best).model())
+        self._issue_warnings_after_load(load_weights(self.model, self._checkpoint(best)))
+
+    def compare_trainer_and_checkpoint_args(
+        self, training_args: TrainingArguments, trainer_state: TrainerState
+    ) -> None:
+        """Warn of arguments that are not those of the checkpoint: log, eval and save steps, and the batch size."""
+        differing = differing_arguments(training_args, trainer_state)
+        if differing:
+            logger.warning("Arguments that are not those of the checkpoint:\n\t%s", "\n\t".join(differing))
+
+    def _checkpoint(self, path: str) -> CheckpointReader:
+        return open_any(path) if self._checkpoints is None else self._checkpoints.open(path)
+
+    # ---- the run's checkpoints ----------------------------------------------------------------------
 
     def _best_checkpoint(self) -> str | None:
         """Return the best checkpoint's path; a run whose folder was moved finds it under the new one."""
@@ -148,19 +210,9 @@ class SaveMethods(EvalMethods):
         is_here = any(known.path == moved for known in self._checkpoints.committed())
         return self._running_engine().broadcast_object(moved if is_here else best)
 
-    def _load_run(self, reader: CheckpointReader) -> None:
-        """Load optimizer, schedule and scaler of a checkpoint into those of the run."""
-        assert self.optimizer is not None  # made before
-        if reader.has("optimizer"):
-            contents.load_optimizer(reader.part("optimizer"), self.optimizer, contents.parameter_names(self.model))
-        if reader.has("scheduler"):
-            contents.load_scheduler(reader.part("scheduler"), self.lr_scheduler)
-        if reader.has("scaler"):
-            self._running_engine().load_scaler_state(contents.tree_of(reader.part("scaler")))
-
     def _new_checkpoints(self) -> CheckpointManager:
         return CheckpointManager(
-            str(self.args.output_dir),
+            self._get_output_dir(),
             run_id=self.run_id or "",
             ranks=self._running_engine(),
             save_total_limit=self.args.save_total_limit,
@@ -174,21 +226,10 @@ class SaveMethods(EvalMethods):
         Raises:
             ConfigurationError: it cannot be written.
         """
-        engine, folder = self._running_engine(), plain_path(str(self.args.output_dir))
-        problem = _problem_with_writing(folder) if engine.is_world_process_zero else None
+        engine, folder = self._running_engine(), self._get_output_dir()
+        problem = problem_with_writing(folder) if engine.is_world_process_zero else None
         problem = engine.broadcast_object(problem)
         if problem is not None:
             raise ConfigurationError(
                 f"output_dir={folder!r} cannot be written: {problem}. Set output_dir to a folder that can."
             )
-
-
-def _problem_with_writing(folder: str) -> str | None:
-    probe = join(folder, f".writable-{os.getpid()}")
-    try:
-        storage = storage_for(folder)
-        storage.write(probe, [b""])
-        storage.delete(probe)
-    except OSError as error:
-        return f"{type(error).__name__}: {error}"
-    return None
