@@ -35,6 +35,9 @@ logger = logging.getLogger(__name__)
 RUN_SHAPE = ("batch_size", "accumulation_steps", "world_size", "seed")
 """What decides which samples a step takes; all of it is in ``data.json``."""
 
+ROW_DECIMALS = 4
+"""To so many digits a plain module's loss is rounded in a row, as in the documented rows; a task's is exact."""
+
 
 @dataclass(kw_only=True)
 class Resume:
@@ -102,13 +105,13 @@ def _run_id(trainer: Trainer, resume: Resume | None) -> str:
 def _runner(trainer: Trainer, resume: Resume | None) -> LoopRunner:
     """Build the loop: loader, horizon, optimizer, wrapper, state, then what the checkpoint gives back."""
     engine, handler = trainer._running_engine(), trainer.callback_handler
-    settings = loop_settings(trainer.args)
+    task = trainer.model if isinstance(trainer.model, TaskModule) else None
+    settings = loop_settings(trainer.args, loss_decimals=ROW_DECIMALS if task is None else None)
     source = training_source(trainer)
     position = _position(trainer, source, resume)
-    horizon = horizon_of(trainer, source, settings)
+    horizon = horizon_of(trainer, source)
     if resume is not None and _shape_changed(trainer, resume, settings):
         horizon = horizon_from(horizon, source, settings, position, global_step=resume.state.global_step)
-    task = trainer.model if isinstance(trainer.model, TaskModule) else None
     trainer.create_optimizer_and_scheduler(horizon.max_steps)
     trainer.model_wrapped = trainer._wrap_model(trainer.model, training=True, dataloader=source.loader)
     if resume is not None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hftrain.core.horizon import Horizon, compute_horizon
+from hftrain.data.dealing import length_of
 from hftrain.data.epochs import EpochLoader
 from hftrain.errors import ConfigurationError
-from hftrain.trainer.settings import data_seed
+from hftrain.trainer.settings import data_seed, loop_settings
 
 if TYPE_CHECKING:
+    from hftrain.args.training import TrainingArguments
     from hftrain.core.runner import LoopSettings, Position
     from hftrain.trainer.trainer import Trainer
 
@@ -32,17 +34,51 @@ def training_source(trainer: Trainer) -> EpochLoader:
     return source
 
 
-def horizon_of(trainer: Trainer, source: EpochLoader, settings: LoopSettings) -> Horizon:
-    """Return how long a run from step 0 is."""
-    args, world_size = trainer.args, trainer._running_engine().world_size
-    per_batch = source.global_batch_size or trainer._train_batch_size * world_size
-    return compute_horizon(
-        num_batches=source.num_batches,
-        num_examples=source.num_samples,
+InitialValues = tuple[int, int, int, float, bool, int | None, int]
+"""The documented order of a `Horizon`'s fields."""
+
+
+def horizon_of(trainer: Trainer, source: EpochLoader) -> Horizon:
+    """Return how long a run from step 0 is, as the Trainer's `set_initial_training_values` says."""
+    total_batch_size = trainer.get_total_train_batch_size(trainer.args)
+    values = trainer.set_initial_training_values(trainer.args, source.loader, total_batch_size)
+    epochs, steps_per_epoch, num_examples, num_train_samples, epoch_based, num_batches, max_steps = values
+    return Horizon(
+        num_train_epochs=epochs,
+        num_update_steps_per_epoch=steps_per_epoch,
+        max_steps=max_steps,
+        num_batches=num_batches,
+        num_examples=num_examples,
+        num_train_samples=num_train_samples,
+        epoch_based=epoch_based,
+    )
+
+
+def initial_values(args: TrainingArguments, loader: Any, *, num_examples: int | None, total: int) -> InitialValues:
+    """Return a run's length as `Trainer.set_initial_training_values` documents it.
+
+    Args:
+        args: the arguments.
+        loader: the training loader.
+        num_examples: samples of an epoch over all ranks; None when unknown.
+        total: samples of one optimizer step over all ranks.
+    """
+    found = compute_horizon(
+        num_batches=length_of(loader),
+        num_examples=num_examples,
         num_train_epochs=args.num_train_epochs,
         max_steps=args.max_steps,
-        accumulation_steps=settings.accumulation_steps,
-        total_batch_size=per_batch * settings.accumulation_steps,
+        accumulation_steps=loop_settings(args).accumulation_steps,
+        total_batch_size=total,
+    )
+    return (
+        found.num_train_epochs,
+        found.num_update_steps_per_epoch,
+        found.num_examples,
+        found.num_train_samples,
+        found.epoch_based,
+        found.num_batches,
+        found.max_steps,
     )
 
 

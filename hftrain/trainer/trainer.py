@@ -15,6 +15,7 @@ from hftrain.callbacks.progress import progress_callback_class
 from hftrain.core.losses import LabelSmoother
 from hftrain.core.task import TaskModule
 from hftrain.data.epochs import num_samples_of
+from hftrain.data.epochs import num_samples_of
 from hftrain.errors import ConfigurationError, NotAvailableError
 from hftrain.hardware.seeding import enable_full_determinism, set_seed
 from hftrain.trainer.construction import (
@@ -34,6 +35,8 @@ from hftrain.trainer.construction import (
 from hftrain.trainer.fitting import fit, refuse_resume_value
 from hftrain.trainer.later_methods import LaterMethods
 from hftrain.trainer.noise import embedding_noise
+from hftrain.trainer.run_length import InitialValues, initial_values
+from hftrain.trainer.settings import loop_settings
 from hftrain.trainer.overrides import check_overrides
 from hftrain.trainer.run_length import InitialValues, initial_values
 from hftrain.trainer.settings import loop_settings
@@ -211,6 +214,11 @@ class Trainer(LaterMethods):
                 "train(model_path=...) is deprecated. Pass resume_from_checkpoint=...", FutureWarning, stacklevel=2
             )
             resume_from_checkpoint = kwargs.pop("model_path")
+        if "model_path" in kwargs:
+            warnings.warn(
+                "train(model_path=...) is deprecated. Pass resume_from_checkpoint=...", FutureWarning, stacklevel=2
+            )
+            resume_from_checkpoint = kwargs.pop("model_path")
         if kwargs:
             raise TypeError(f"train() got unexpected keyword arguments: {', '.join(sorted(kwargs))}.")
         if trial is not None:
@@ -230,6 +238,25 @@ class Trainer(LaterMethods):
             self.is_in_train = False
             self._runner = self._checkpoints = self._past = self._token_counter = None
             self._release()
+
+    def get_total_train_batch_size(self, args: TrainingArguments) -> int:
+        """Return the samples of one optimizer step: per batch, times micro-batches, times processes."""
+        return self._train_batch_size * loop_settings(args).accumulation_steps * args.world_size
+
+    def set_initial_training_values(
+        self, args: TrainingArguments, dataloader: Any, total_train_batch_size: int
+    ) -> InitialValues:
+        """Return how long a run is; `train` asks here, so an override decides it.
+
+        Returns:
+            Epochs (started), optimizer steps per epoch, samples per epoch, samples of the run, whether the epochs
+            decide (and not ``max_steps``), batches per epoch (None: the loader has no length), optimizer steps.
+
+        Raises:
+            ConfigurationError: the loader has no length and ``max_steps`` is not set.
+        """
+        num_examples = num_samples_of(dataloader)
+        return initial_values(args, dataloader, num_examples=num_examples, total=total_train_batch_size)
 
     def get_total_train_batch_size(self, args: TrainingArguments) -> int:
         """Return the samples of one optimizer step: per batch, times micro-batches, times processes."""

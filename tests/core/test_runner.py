@@ -176,3 +176,22 @@ def test_training_stops_in_the_middle_of_an_epoch_when_asked() -> None:
     runner, heard = run(Mean(), floats(20), epochs=3, flags={(Event.STEP_END, 2): "should_training_stop"})
     assert runner.state.global_step == 2
     assert heard.trace[-1] == "on_epoch_end"
+
+
+def test_a_window_is_left_in_its_middle_when_a_listener_asks() -> None:
+    flags = {(Event.SUBSTEP_END, 1): "should_training_stop"}
+    runner, heard = run(Mean(), floats(24), accumulation_steps=3, flags=flags)
+    assert heard.trace[-4:] == ["on_step_end", "on_step_begin", "on_substep_end", "on_epoch_end"]
+    assert (runner.state.global_step, runner.position.batches) == (1, 3)
+    assert runner.task.weight.grad is None  # type: ignore[attr-defined]
+
+
+def test_a_rows_loss_is_rounded_only_when_asked() -> None:
+    losses = []
+    for decimals in (None, 2):
+        flags = {(Event.STEP_END, 1): "should_log"}
+        runner, heard = run(Mean(), [0.123, 0.456, 0.789, 0.1], flags=flags, loss_decimals=decimals)
+        losses.append((heard.rows[0]["loss"], runner.train_loss()))
+    (exact, mean), (rounded, same_mean) = losses
+    assert (rounded, same_mean) == (round(exact, 2), mean)
+    assert rounded != exact

@@ -1,0 +1,89 @@
+"""Two processes started by torchrun beside accelerate's two processes."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.distributed.launch import launch
+from tests.parity.harness import TOLERANCE, Cell, ours, run, theirs
+from tests.parity.models import causal_lm, classifier, pad, points, ragged, sentences
+
+pytest.importorskip("transformers")
+pytestmark = pytest.mark.slow
+
+WINDOWS: dict[str, Any] = {"gradient_accumulation_steps": 3, "num_train_epochs": 40}
+
+CELLS: dict[str, Cell] = {
+    "defaults": Cell(args={"num_train_epochs": 26}),
+    "a partial last batch": Cell(data=lambda: points(52), args={"num_train_epochs": 26}),
+    "partial last windows": Cell(data=lambda: points(76), args={**WINDOWS, "num_train_epochs": 52}),
+    "split batches": Cell(args={"accelerator_config": {"split_batches": True}}),
+    "a last batch left out": Cell(
+        data=lambda: points(52), args={"dataloader_drop_last": True, "num_train_epochs": 34}
+    ),
+    "100 steps": Cell(args={"max_steps": 100}),
+    "items counted by each process": Cell(model=causal_lm, data=lambda: sentences(68), args={**WINDOWS, "max_steps": 100}),
+    "items counted over the processes": Cell(
+        model=causal_lm,
+        data=lambda: sentences(68),
+        args={**WINDOWS, "max_steps": 100, "average_tokens_across_devices": True},
+    ),
+    "gradients averaged each time": Cell(
+        data=lambda: points(76),
+        args={**WINDOWS, "max_steps": 100, "accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": True}}},
+    ),
+    "dispatched batches": Cell(args={"max_steps": 100, "accelerator_config": {"dispatch_batches": True}}),
+    "an unseeded sampler": Cell(args={"max_steps": 100, "accelerator_config": {"use_seedable_sampler": False}}),
+    "grouped by length": Cell(
+        model=classifier, data=ragged, args={"max_steps": 100, "group_by_length": True}, trainer={"data_collator": pad}
+    ),
+    "evaluation in between": Cell(
+        args={"max_steps": 100, "eval_strategy": "steps", "eval_steps": 9}, eval_data=lambda: points(37, seed=1)
+    ),
+}  # fmt: skip
+
+
+def train_all(name: str, folder: str) -> dict[str, Any]:
+    """Train every cell with the library of this name; what failed says why."""
+    library = {"hftrain": ours, "transformers": theirs}[name]()
+    found: dict[str, Any] = {}
+    for cell, what in CELLS.items():
+        try:
+            record = run(library, what, Path(folder), ddp_backend="gloo")
+        except Exception as error:
+            found[cell] = f"{type(error).__name__}: {error}"
+        else:
+            rows = [{k: v for k, v in row.items() if "per_second" not in k and "runtime" not in k} for row in record.rows]
+            found[cell] = [record.losses.tolist(), record.weights.tolist(), rows, record.events, record.training_loss]
+    return found
+
+
+@cache
+def both() -> tuple[list[Any], list[Any]]:
+    """Return what each rank of either library did: (ours, theirs)."""
+    with tempfile.TemporaryDirectory() as folder:
+        mine = launch(train_all, "hftrain", folder)
+        return mine, launch(train_all, "transformers", folder)
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_each_process_does_what_the_references_does(name: str, rank: int) -> None:
+    mine, expected = (ranks[rank][name] for ranks in both())
+    assert not isinstance(mine, str), mine
+    assert not isinstance(expected, str), expected
+    for numbers, reference in zip(mine[:2], expected[:2], strict=True):
+        assert len(numbers) == len(reference)
+        assert (torch.tensor(numbers) - torch.tensor(reference)).abs().max() <= TOLERANCE
+    assert json.dumps(mine[3]) == json.dumps(expected[3])
+    assert mine[4] == pytest.approx(expected[4], abs=TOLERANCE)
+    for row, other in zip(mine[2], expected[2], strict=True):
+        assert list(row) == list(other)
+        assert row == pytest.approx(other, abs=1.01e-4, rel=TOLERANCE)
