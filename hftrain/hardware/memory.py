@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from hftrain.errors import HftrainError, TaskError
+
 _SAYINGS = (
     "out of memory",  # CUDA and MPS where torch raises no OutOfMemoryError, and libraries beside torch
     "can't allocate memory",  # torch's allocator on the CPU
@@ -17,6 +19,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether ``error`` says that memory, of the device or the host, ran out."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
+    if isinstance(error, HftrainError):  # a callback's error, say, tells what was raised in it
+        return isinstance(error, TaskError) and error.__cause__ is not None and is_out_of_memory(error.__cause__)
     return isinstance(error, RuntimeError) and any(saying in str(error) for saying in _SAYINGS)
 
 

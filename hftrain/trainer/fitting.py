@@ -17,7 +17,8 @@ from hftrain.core.task import TaskModule
 from hftrain.data.epochs import EpochLoader
 from hftrain.errors import CheckpointError, ConfigurationError
 from hftrain.trainer.adapters import TrainerActions, TrainerTask
-from hftrain.trainer.counters import observed, settle_counts
+from hftrain.trainer.batch_size import BatchSizeFitter, accumulation_restored, restore_batch_size
+from hftrain.trainer.counters import observed, settle_counts, tokens_per_second
 from hftrain.trainer.resuming import position_after
 from hftrain.trainer.run_length import horizon_from, horizon_of, training_source
 from hftrain.trainer.settings import data_seed, loop_settings
@@ -52,12 +53,13 @@ class Resume:
 
 def fit(trainer: Trainer, resume_from: bool | str | None) -> TrainOutput:
     """Train as `Trainer.train` promises. All ranks must call this."""
-    resume = _prepare(trainer, resume_from)
-    runner = _runner(trainer, resume)
-    trainer._runner = runner
-    started, first_step = time.time(), trainer.state.global_step
-    runner.fit()
-    return _finish(trainer, runner, started, first_step)
+    with accumulation_restored(trainer):
+        resume = _prepare(trainer, resume_from)
+        runner = _runner(trainer, resume)
+        trainer._runner = runner
+        started, first_step = time.time(), trainer.state.global_step
+        runner.fit()
+        return _finish(trainer, runner, started, first_step)
 
 
 # ---- before -----------------------------------------------------------------------------------------
@@ -74,6 +76,7 @@ def _prepare(trainer: Trainer, resume_from: bool | str | None) -> Resume | None:
     trainer._set_up_data("fit")
     trainer._refuse_missing_evaluation()
     if resume is not None:
+        restore_batch_size(trainer, resume.state.train_batch_size)
         trainer._load_from_checkpoint(resume.reader.path)
     engine.place(trainer.model, move=trainer.place_model_on_device)
     return resume
@@ -145,6 +148,7 @@ def _runner(trainer: Trainer, resume: Resume | None) -> LoopRunner:
         losses=losses,
         restore_rng=_rng_restorer(trainer, resume),
         draw=adapter.draw_step if task is None and adapter.draws_steps else None,
+        fitter=BatchSizeFitter(trainer) if trainer.args.auto_find_batch_size else None,
     )
 
 
@@ -237,6 +241,7 @@ def _finish(trainer: Trainer, runner: LoopRunner, started: float, first_step: in
         num_steps=state.global_step - first_step,
     )
     settle_counts(trainer)
+    metrics.update(tokens_per_second(trainer, started))
     metrics["total_flos"] = state.total_flos
     metrics["train_loss"] = train_loss
     trainer.log(metrics)

@@ -9,7 +9,7 @@ from hftrain.args.environment import accelerator_of
 from hftrain.core.runner import LoopSettings
 from hftrain.data.settings import LoaderSettings
 from hftrain.errors import ConfigurationError
-from hftrain.hardware.engine import EngineSettings
+from hftrain.hardware.engine import EngineSettings, VendorName
 from hftrain.optim.optimizers import OptimizerSettings, parse_optim_args
 
 if TYPE_CHECKING:
@@ -28,10 +28,13 @@ def engine_settings(args: TrainingArguments) -> EngineSettings:
         ddp_find_unused_parameters=args.ddp_find_unused_parameters,
         ddp_bucket_cap_mb=args.ddp_bucket_cap_mb,
         ddp_broadcast_buffers=args.ddp_broadcast_buffers,
+        defer_sync=args.auto_find_batch_size,
         non_blocking=_dealing(args).non_blocking,
         compile=args.torch_compile,
         compile_backend=args.torch_compile_backend,
         compile_mode=args.torch_compile_mode,
+        vendor=_vendor(args),
+        apex_opt_level=args.fp16_opt_level,
     )
 
 
@@ -109,6 +112,14 @@ def scheduler_arguments(args: TrainingArguments, num_training_steps: int) -> dic
         "num_training_steps": num_training_steps,
         "scheduler_specific_kwargs": args.lr_scheduler_kwargs or {},
     }
+
+
+def _vendor(args: TrainingArguments) -> VendorName | None:
+    if args.half_precision_backend == "apex" and args.fp16:
+        return "apex"
+    if args.use_ipex:
+        return "ipex"
+    return "xla" if accelerator_of(args) == "xla" else None
 
 
 def _full_eval(args: TrainingArguments) -> Literal["bf16", "fp16"] | None:
