@@ -10,8 +10,10 @@ from typing import Any
 from torch.utils.data import BatchSampler, IterableDataset
 
 from hftrain.data.dealing import length_of
+from hftrain.data.dealt import DealtSampler
+from hftrain.data.dispatch import DispatchingLoader
 from hftrain.data.iterables import FillerBatch, FillerCollate, IterableShard, start_epoch
-from hftrain.data.samplers import DealtSampler, EpochBatchSampler, EvalBatchSampler
+from hftrain.data.samplers import EpochBatchSampler, EvalBatchSampler
 from hftrain.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -48,10 +50,13 @@ class EpochLoader:
         self.loader = loader
         self.seed = seed
         self._dealer = dealer_of(loader)
+        self._dispatcher = loader if isinstance(loader, DispatchingLoader) else None
+        self._spread = 1 if self._dispatcher is None else self._dispatcher.spread
         self.num_batches = length_of(loader)
         self.num_samples = num_samples_of(loader)
-        self.global_batch_size = _global_batch_size(loader, self._dealer)
+        self.global_batch_size = _global_batch_size(loader, self._dealer, self._spread)
         self.exact_length = isinstance(self._dealer, EpochBatchSampler)
+        self._order: dict[str, Any] | None = None
         self._fillers: set[int] = set()
 
     def open(self, epoch: int, *, samples_done: int = 0, batches_done: int = 0) -> Iterator[Any]:
@@ -69,6 +74,7 @@ class EpochLoader:
             DataError: there are fewer batches than were done, or an epoch without length has none at all.
         """
         self._fillers.clear()
+        self._set_order(starts_epoch=not (samples_done or batches_done))
         to_drop = self._set_position(epoch, samples_done, batches_done)
         iterator = iter(self.loader)
         if (samples_done or batches_done) and isinstance(self._dealer, DealtSampler):
@@ -89,14 +95,30 @@ class EpochLoader:
         if self.num_batches is None:
             return None
         if isinstance(self._dealer, EpochBatchSampler):
-            return self._dealer.remaining_after(samples_done)
+            left = self._dealer.remaining_after(samples_done)
+            return left if self._dispatcher is None else self._dispatcher.rounds_of(left)
         return self.num_batches - batches_done
 
     def num_real(self, index: int) -> int | None:
         """Return how many samples of batch ``index`` of the open epoch count; None means all. 0 is a filler's."""
+        if self._dispatcher is not None:
+            return self._dispatcher.num_real(index)
         if isinstance(self._dealer, (EvalBatchSampler, DealtSampler)):
             return self._dealer.num_real(index)
         return 0 if index in self._fillers else None
+
+    def order(self) -> dict[str, Any] | None:
+        """Return as JSON where the order of the open epoch comes from; None where seed and epoch say it."""
+        return self._dealer.order() if isinstance(self._dealer, DealtSampler) else None
+
+    def load_order(self, order: dict[str, Any] | None) -> None:
+        """Take the order of the next `open` from what `order` returned in the run that was interrupted."""
+        self._order = order
+
+    def _set_order(self, *, starts_epoch: bool) -> None:
+        order, self._order = self._order, None
+        if order is not None and isinstance(self._dealer, DealtSampler):
+            self._dealer.load_order(order, starts_epoch=starts_epoch)
 
     def _set_position(self, epoch: int, samples_done: int, batches_done: int) -> int:
         """Set what can be set, and return how many batches are left to drop."""
@@ -113,9 +135,9 @@ class EpochLoader:
             return batches_done
         if isinstance(dealer, IterableShard) and num_workers > 0:
             dealer.set_position(epoch)
-            return batches_done or samples_done // (dealer.global_batch_size or 1)
+            return batches_done or samples_done // (self.global_batch_size or 1)
         by_batch = dealer.global_batch_size is None
-        dealer.set_position(epoch, batches_done * dealer.round_size if by_batch else samples_done)
+        dealer.set_position(epoch, batches_done * dealer.round_size * self._spread if by_batch else samples_done)
         return 0
 
     def _unmarked(self, iterator: Iterator[Any]) -> Iterator[Any]:
@@ -133,11 +155,11 @@ def num_samples_of(loader: object) -> int | None:
     return dealer.num_samples if dealer is not None else length_of(getattr(loader, "dataset", None))
 
 
-def _global_batch_size(loader: object, dealer: Dealer | None) -> int | None:
+def _global_batch_size(loader: object, dealer: Dealer | None, spread: int) -> int | None:
     if dealer is not None:
-        return dealer.global_batch_size
+        return None if dealer.global_batch_size is None else dealer.global_batch_size * spread
     batch_size = getattr(loader, "batch_size", None)
-    num_ranks = getattr(getattr(loader, "sampler", None), "num_replicas", 1)
+    num_ranks = getattr(getattr(loader, "sampler", None), "num_replicas", spread)
     return batch_size * num_ranks if isinstance(batch_size, int) else None
 
 

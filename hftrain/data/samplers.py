@@ -7,8 +7,7 @@ and a resume looks up where to go on instead of loading what it skips.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from hftrain.data.dealing import Deal, Tail, length_of, train_tail
+from hftrain.data.dealing import Deal, Tail, train_tail
 from hftrain.errors import DataError
 
 Indices = Tensor | NDArray[np.int64] | Sequence[int]
@@ -196,123 +195,3 @@ class EvalBatchSampler(Sampler[list[int]]):
 
     def _begin(self, index: int) -> int:
         return index * self._deal.round_size + self._deal.low
-
-
-class DealtSampler(Sampler[Any]):
-    """This rank's part of a sampler or batch sampler that somebody else wrote.
-
-    Every rank reads the whole sampler, so it must give the same on all of them: a sampler with
-    ``generator=None`` gets one here when there are several processes, seeded with seed + epoch.
-    On one process the sampler is read as it is and draws from where it always drew.
-
-    Skipping reads indices and loads no data.
-
-    Args:
-        source: gives indices (``batch_size`` set), or ready units that are dealt one at a time (None):
-            the lists of a batch sampler, or the indices of a loader without batching.
-        batch_size: samples per rank and batch.
-        tail: what happens to a last round that is not full.
-        seed: for a source without a generator.
-        process_index: this rank.
-        world_size: number of ranks.
-    """
-
-    def __init__(
-        self,
-        source: Iterable[Any],
-        *,
-        batch_size: int | None,
-        tail: Tail,
-        seed: int,
-        process_index: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        share = 1 if batch_size is None else batch_size
-        self._deal = Deal(share=share, process_index=process_index, world_size=world_size, tail=tail)
-        self.round_size = self._deal.round_size
-        self.sampler = source
-        self.batch_size = batch_size
-        self.drop_last = tail is Tail.DROP
-        self.seed = seed
-        self.num_samples = length_of(source) if batch_size is not None else None
-        self.global_batch_size = self.round_size if batch_size is not None else None
-        self._generator = self._shared_generator(seed) if world_size > 1 else None
-        self._samples_done = 0
-        self._num_real: list[int] = []
-        self._units: Iterator[Any] | None = None
-        self._head: list[Any] = []
-
-    def set_position(self, epoch: int, samples_done: int = 0) -> None:
-        """Start the next iteration in ``epoch``, behind ``samples_done`` units of all ranks together."""
-        self._samples_done = samples_done
-        for sampler in self._sources():
-            if callable(set_epoch := getattr(sampler, "set_epoch", None)):
-                set_epoch(epoch)
-        if self._generator is not None:
-            self._generator.manual_seed(self.seed + epoch)
-
-    def start(self) -> None:
-        """Ask the source for its order now and skip what was consumed before; iteration does it otherwise.
-
-        A source that draws from torch's default generator must do so before a resume restores it.
-        """
-        if self._units is None:
-            self._units = iter(self.sampler)
-            self._head = self._deal.skip(self._units, self._samples_done)
-
-    def num_real(self, index: int) -> int:
-        """Return how many samples of the batch ``index`` of the latest iteration count; 0 for a filler."""
-        return self._num_real[index]
-
-    def __len__(self) -> int:
-        length = length_of(self.sampler)
-        if length is None:
-            raise TypeError(f"{type(self.sampler).__name__} has no length")
-        return self._deal.num_rounds(length)
-
-    def __iter__(self) -> Iterator[Any]:
-        self._units = None
-        self._num_real = []
-        return self._batches() if self.batch_size is not None else self._ready_units()
-
-    def _batches(self) -> Iterator[list[Any]]:
-        for part, num_real in self._parts():
-            if isinstance(part[0], (list, tuple)):
-                raise DataError(
-                    f"{type(self.sampler).__name__} gives {part[0]!r} where an index is needed: it is a batch sampler. "
-                    f"Return it as the batch_sampler of a DataLoader (get_train_dataloader), not as a sampler."
-                )
-            self._num_real.append(num_real)
-            yield part
-
-    def _ready_units(self) -> Iterator[Any]:
-        for part, num_real in self._parts():
-            self._num_real.append(num_real and _size_of(part[0]))
-            yield part[0] if num_real else _first_of(part[0])
-
-    def _parts(self) -> Iterator[tuple[list[Any], int]]:
-        self.start()
-        assert self._units is not None
-        return self._deal.parts(self._units, self._head)
-
-    def _sources(self) -> Iterator[Any]:
-        yield self.sampler
-        if (inner := getattr(self.sampler, "sampler", None)) is not None:
-            yield inner
-
-    def _shared_generator(self, seed: int) -> torch.Generator | None:
-        for sampler in self._sources():
-            if getattr(sampler, "generator", sampler) is None:
-                generator = torch.Generator(device="cpu")
-                generator.manual_seed(seed)
-                sampler.generator = generator
-                return generator
-        return None
-
-
-def _size_of(unit: Any) -> int:
-    return len(unit) if isinstance(unit, (list, tuple)) else 1
-
-
-def _first_of(unit: Any) -> Any:
-    return list(unit[:1]) if isinstance(unit, (list, tuple)) else unit

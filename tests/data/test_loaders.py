@@ -19,8 +19,9 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from hftrain.data.dealt import DealtSampler
 from hftrain.data.loaders import EpochLoader, LoaderSettings, eval_loader, train_loader
-from hftrain.data.samplers import DealtSampler, EpochBatchSampler, EvalBatchSampler, epoch_order
+from hftrain.data.samplers import EpochBatchSampler, EvalBatchSampler, epoch_order
 from hftrain.errors import DataError
 
 

@@ -11,7 +11,8 @@ from accelerate.data_loader import BatchSamplerShard, SeedableRandomSampler
 from torch.utils.data import BatchSampler, RandomSampler, Sampler
 
 from hftrain.data.dealing import Tail
-from hftrain.data.samplers import DealtSampler, EpochBatchSampler, EvalBatchSampler, epoch_order
+from hftrain.data.dealt import DealtSampler
+from hftrain.data.samplers import EpochBatchSampler, EvalBatchSampler, epoch_order
 from hftrain.errors import DataError
 
 SIZES = (1, 2, 5, 7, 12, 13, 24, 50)
@@ -290,9 +291,8 @@ def test_fillers_of_dealt_batches_count_as_no_sample() -> None:
 def test_ranks_share_the_order_of_a_random_sampler_without_generator() -> None:
     def dealt(rank: int) -> list[list[int]]:
         torch.manual_seed(rank)
-        sampler = DealtSampler(
-            RandomSampler(range(12)), batch_size=2, tail=Tail.SHORT, seed=5, process_index=rank, world_size=2
-        )
+        deal = {"batch_size": 2, "tail": Tail.SHORT, "process_index": rank, "world_size": 2}
+        sampler = DealtSampler(RandomSampler(range(12)), seed=5, is_seeded=True, **deal)
         sampler.set_position(1)
         return list(sampler)
 

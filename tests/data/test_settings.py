@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch.utils.data import DataLoader, Dataset
 
 from hftrain.data.settings import LoaderSettings, RankSeed
@@ -38,7 +41,7 @@ def test_values_that_cannot_be_used_are_errors(options: dict[str, int], message:
 @pytest.mark.parametrize(("device_type", "is_pinned"), [("cpu", False), ("cuda", True), ("mps", False)])
 def test_memory_is_pinned_for_cuda_only(device_type: str, is_pinned: bool) -> None:
     settings = LoaderSettings(batch_size=1, seed=0, pin_memory=True, device_type=device_type)
-    assert settings.worker_options()["pin_memory"] is is_pinned
+    assert settings.worker_options(training=True)["pin_memory"] is is_pinned
 
 
 def test_workers_of_all_ranks_draw_differently() -> None:
@@ -50,5 +53,16 @@ def test_workers_of_all_ranks_draw_differently() -> None:
     assert len({value for row in draws for value in row}) == 3 * len(draws)
 
 
-def test_one_process_leaves_the_seeds_of_workers_to_torch() -> None:
-    assert LoaderSettings(batch_size=1, seed=0, num_workers=2).worker_init() is None
+def test_one_process_leaves_the_seeds_of_workers_in_evaluation_to_torch() -> None:
+    settings = LoaderSettings(batch_size=1, seed=0, num_workers=2)
+    assert settings.worker_init(training=False) is None
+    assert settings.worker_init(training=True) is not None
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_workers_of_training_draw_what_the_references_workers_draw(rank: int) -> None:
+    def drawn(seed_worker: Any) -> list[Any]:
+        torch.manual_seed(0)
+        return [batch.tolist() for batch in DataLoader(Draws(), num_workers=2, worker_init_fn=seed_worker)]
+
+    assert drawn(RankSeed(rank * 2)) == drawn(partial(transformers.trainer_utils.seed_worker, num_workers=2, rank=rank))
