@@ -159,6 +159,22 @@ def build_optimizer(settings: OptimizerSettings, param_groups: Iterable[Mapping[
     """Make the optimizer of ``settings`` over ``param_groups``, which carry their own weight decay.
 
     Raises:
+        ConfigurationError: as `make_optimizer` does.
+    """
+    optimizer_class, kwargs = optimizer_class_and_kwargs(settings)
+    return make_optimizer(optimizer_class, param_groups, kwargs)
+
+
+INSTEAD_OF_GROUPS = ("params", "model", "optimizer_dict")
+"""Keyword arguments that an optimizer gets in place of the parameter groups."""
+
+
+def make_optimizer(
+    optimizer_class: Callable[..., Optimizer], param_groups: Iterable[Mapping[str, Any]], kwargs: Mapping[str, Any]
+) -> Optimizer:
+    """Make an optimizer over ``param_groups``, or over what ``kwargs`` has under a name of ``INSTEAD_OF_GROUPS``.
+
+    Raises:
         ConfigurationError: no parameter is to be trained, or the optimizer refuses its arguments.
     """
     groups = [dict(group) for group in param_groups]
@@ -167,13 +183,16 @@ def build_optimizer(settings: OptimizerSettings, param_groups: Iterable[Mapping[
             "The model has no parameter that requires a gradient, so there is nothing to train. "
             "Call requires_grad_(True) on what is to be trained."
         )
-    optimizer_class, kwargs = optimizer_class_and_kwargs(settings)
+    given = [kwargs[name] for name in INSTEAD_OF_GROUPS if name in kwargs]
+    options = {name: value for name, value in kwargs.items() if name not in INSTEAD_OF_GROUPS}
     try:
-        return optimizer_class(groups, **kwargs)
+        return optimizer_class(given[-1] if given else groups, **options)
     except (ValueError, RuntimeError, TypeError) as error:
-        asked = ", ".join(f"{key}={value!r}" for key, value in kwargs.items())
+        name = getattr(optimizer_class, "__name__", repr(optimizer_class))
+        asked = ", ".join(f"{key}={value!r}" for key, value in options.items())
         raise ConfigurationError(
-            f"optim={settings.name!r} made {optimizer_class.__name__}({asked}), which it refused: {error}"
+            f"{name}({asked}) was refused: {error}. Set optim, optim_args or the class's own "
+            "arguments to what it takes."
         ) from error
 
 

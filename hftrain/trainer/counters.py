@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from hftrain.core.counting import ObservedSource, TokenCounter
+from hftrain.core.speed import speed_metrics
 from hftrain.trainer.construction import base_of
 from hftrain.trainer.step_methods import StepMethods
 
@@ -28,6 +29,14 @@ def settle_counts(trainer: Trainer) -> None:
     if trainer._token_counter is not None:
         trainer._token_counter.settle()
     trainer.store_flos()
+
+
+def tokens_per_second(trainer: Trainer, started: float) -> dict[str, float]:
+    """Return the row that ``include_tokens_per_second`` asks for: tokens of this process per second since ``started``."""
+    if not trainer.args.include_tokens_per_second or trainer._token_counter is None:
+        return {}
+    rows = speed_metrics("train", started, num_tokens=trainer._token_counter.num_tokens)
+    return {name: value for name, value in rows.items() if name.endswith("tokens_per_second")}
 
 
 def _token_counter(trainer: Trainer) -> TokenCounter | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hftrain.optim.optimizers import build_optimizer, optimizer_class_and_kwargs
+from hftrain.optim.optimizers import make_optimizer, optimizer_class_and_kwargs
 from hftrain.optim.param_groups import decay_parameter_names, param_groups
 from hftrain.optim.schedulers import get_scheduler
 from hftrain.trainer.device_methods import DeviceMethods
@@ -43,10 +43,9 @@ class OptimMethods(DeviceMethods):
         groups = param_groups(
             self.model, self.args.weight_decay, decay_names=self.get_decay_parameter_names(self.model)
         )
-        if self.optimizer_cls_and_kwargs is not None:
-            optimizer_class, kwargs = self.optimizer_cls_and_kwargs
-            return optimizer_class(groups, **kwargs)
-        return build_optimizer(optimizer_settings(self.args), groups)
+        named = self.optimizer_cls_and_kwargs
+        optimizer_class, kwargs = named or self.get_optimizer_cls_and_kwargs(self.args, self.model)
+        return make_optimizer(optimizer_class, groups, kwargs)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         """Set up `lr_scheduler` unless there is one, and return it."""
@@ -66,7 +65,11 @@ class OptimMethods(DeviceMethods):
     def get_optimizer_cls_and_kwargs(
         args: TrainingArguments, model: nn.Module | None = None
     ) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
-        """Return the class and the keyword arguments that ``args.optim`` and its companions ask for."""
+        """Return the class and the keyword arguments that ``args.optim`` and its companions ask for.
+
+        An override may put "params" (or "model", or "optimizer_dict") among them: then the optimizer gets those
+        instead of the two groups.
+        """
         return optimizer_class_and_kwargs(optimizer_settings(args))
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:

@@ -129,5 +129,5 @@ def test_a_model_without_trainable_parameters_is_refused() -> None:
 
 
 def test_what_the_optimizer_refuses_names_optim_and_its_arguments() -> None:
-    with pytest.raises(ConfigurationError, match="optim='sgd' made SGD.*nesterov=True.*refused"):
+    with pytest.raises(ConfigurationError, match=r"SGD\(.*nesterov=True.*refused"):
         build_optimizer(settings("sgd", "nesterov=true"), param_groups(nn.Linear(2, 2), 0.0))
