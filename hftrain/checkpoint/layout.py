@@ -29,6 +29,7 @@ MAX_JSON_DEPTH = 64
 
 _CHECKPOINT_NAME = re.compile(r"checkpoint-(\d{1,18})")
 _SHARD_NAME = re.compile(r"model-\d{5,}-of-\d{5,}\.safetensors")
+_FOREIGN_WEIGHTS = re.compile(r"pytorch_model\.bin(\.index\.json)?|adapter_model\.(safetensors|bin)")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _UNSAFE_IN_PATH = re.compile(r"[\\:\x00-\x1f]")  # backslash and colon lead elsewhere on Windows
 
@@ -167,6 +168,11 @@ def shard_name(number: int, count: int) -> str:
 def is_model_file(name: str) -> bool:
     """Whether the file belongs to the model: whole, index, or shard."""
     return name in (MODEL, MODEL_INDEX) or bool(_SHARD_NAME.fullmatch(name))
+
+
+def holds_weights(name: str) -> bool:
+    """Whether the file, ours or the reference's, holds weights of a model or of adapters, or says where they are."""
+    return is_model_file(name) or bool(_FOREIGN_WEIGHTS.fullmatch(name))
 
 
 def checked_path(path: str) -> str:

@@ -7,7 +7,8 @@ import os
 from collections.abc import Sequence
 
 from hftrain.checkpoint.catalog import CheckpointFolder, Status, Verification, check_sums, inspect_folder, scan
-from hftrain.checkpoint.storage import Storage, folder_of, is_same_path, join, name_of, plain_path, storage_for
+from hftrain.checkpoint.layout import holds_weights
+from hftrain.checkpoint.storage import Storage, folder_of, is_same_path, join, name_of, plain_path, storage_for, walk
 from hftrain.errors import CheckpointNotFoundError, TornCheckpointError, UnsafeCheckpointError
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,7 @@ class ResumeFinder:
         if resume_from is not True and resume_from != "auto":
             return self._named(plain_path(os.fspath(resume_from)))  # type: ignore[arg-type]
         found = scan(self._storage, self._output_dir)
-        path = self._newest(found)
+        path = self.newest(found)
         if path is not None:
             return path
         newer = [folder.reason for folder in found if folder.status is Status.NEWER]
@@ -56,7 +57,7 @@ class ResumeFinder:
         if not is_same_path(parent, self._output_dir) or folder.status is Status.NEWER:
             raise TornCheckpointError(f"{folder.path} cannot be resumed from. {reason}")
         found = [other for other in scan(self._storage, self._output_dir) if other.name != folder.name]
-        before = self._newest([other for other in found if (other.step or 0) < (folder.step or 0)])
+        before = self.newest([other for other in found if (other.step or 0) < (folder.step or 0)])
         if before is not None:
             logger.warning("%s cannot be resumed from; taking %s instead. %s", folder.path, before, reason)
             return before
@@ -70,9 +71,17 @@ class ResumeFinder:
         is_relative = "://" not in path and not os.path.isabs(path)
         for candidate in [path, join(self._output_dir, path)] if is_relative else [path]:
             folder = inspect_folder(self._storage_of(candidate), candidate)
-            if folder.status is not Status.NOT_ONE and (folder.files or self._exists(candidate)):
+            if folder.status is Status.NOT_ONE or self._lacks_weights(folder):
+                continue
+            if folder.files or self._exists(candidate):
                 return folder
         return None
+
+    def _lacks_weights(self, folder: CheckpointFolder) -> bool:
+        """Whether it is the reference's, by its state, and nothing is in it to go on from."""
+        if folder.status is not Status.UNVERIFIABLE:
+            return False
+        return not any(holds_weights(name_of(path)) for path, _ in walk(self._storage_of(folder.path), folder.path))
 
     def _exists(self, path: str) -> bool:
         """Whether an empty folder is there: its parent lists it."""
@@ -81,8 +90,8 @@ class ResumeFinder:
     def _storage_of(self, path: str) -> Storage:
         return self._storage if path.startswith(self._output_dir + "/") else storage_for(path)
 
-    def _newest(self, found: Sequence[CheckpointFolder]) -> str | None:
-        """The one committed last; the reference's, which nothing dates, counts by its step."""
+    def newest(self, found: Sequence[CheckpointFolder]) -> str | None:
+        """The path of the one committed last; the reference's, which nothing dates, counts by its step."""
         usable = [folder for folder in found if folder.status in (Status.COMMITTED, Status.UNVERIFIABLE)]
         committed = [folder for folder in usable if folder.status is Status.COMMITTED]
         others = [folder for folder in usable if folder.status is Status.UNVERIFIABLE]
@@ -97,6 +106,8 @@ class ResumeFinder:
 
     def _reason_against(self, folder: CheckpointFolder) -> str | None:
         """Why a folder cannot be resumed from; None if it can."""
+        if self._lacks_weights(folder):
+            return f"{folder.path} holds no weights."
         if folder.status is Status.UNVERIFIABLE:
             logger.warning("%s was written by another trainer: it has no manifest and cannot be verified.", folder.path)
             return None
@@ -107,3 +118,15 @@ class ResumeFinder:
         except (TornCheckpointError, UnsafeCheckpointError) as error:
             return str(error)
         return None
+
+
+def get_last_checkpoint(folder: str | os.PathLike[str]) -> str | None:
+    """The checkpoint in a folder that `Trainer.train(resume_from_checkpoint=True)` would go on from; None without one.
+
+    That is the one committed last; torn ones do not count. Sizes are compared with the manifest, contents are not
+    read. The reference's own checkpoints, which nothing dates, count by their step.
+    """
+    folder = plain_path(folder)
+    storage = storage_for(folder)
+    finder = ResumeFinder(storage, folder, verify="sizes")
+    return finder.newest(scan(storage, folder))

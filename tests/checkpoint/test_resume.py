@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from hftrain.checkpoint.resume import get_last_checkpoint
 from hftrain.errors import CheckpointNotFoundError, TornCheckpointError
 from tests.checkpoint.kit import manager, save
 
@@ -117,6 +118,7 @@ def test_the_references_checkpoint_is_used_with_one_line_that_it_cannot_be_verif
 ) -> None:
     (out / "checkpoint-8").mkdir()
     (out / "checkpoint-8/trainer_state.json").write_text('{"global_step": 8}')
+    (out / "checkpoint-8/pytorch_model.bin").touch()
     assert manager(out).resolve(value) == f"{out}/checkpoint-8"
     assert len(caplog.records) == 1
     assert "cannot be verified" in caplog.text
@@ -138,3 +140,36 @@ def test_only_checkpoints_of_a_later_format_are_an_error_not_a_fresh_start(tmp_p
 def test_a_file_where_a_folder_is_named_is_not_found(out: Path) -> None:
     with pytest.raises(CheckpointNotFoundError):
         manager(out).resolve(os.path.join(out, "checkpoint-1", "model.safetensors"))
+
+
+def test_the_references_folder_without_weights_is_no_checkpoint(out: Path) -> None:
+    (out / "checkpoint-8").mkdir()
+    (out / "checkpoint-8/trainer_state.json").write_text('{"global_step": 8}')
+    assert manager(out).resolve(True) == f"{out}/checkpoint-3"
+    with pytest.raises(CheckpointNotFoundError, match="Can't find a valid checkpoint at checkpoint-8"):
+        manager(out).resolve("checkpoint-8")
+
+
+def test_adapters_in_a_folder_of_their_name_are_weights(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-8/other").mkdir(parents=True)
+    (tmp_path / "checkpoint-8/trainer_state.json").write_text('{"global_step": 8}')
+    (tmp_path / "checkpoint-8/other/adapter_model.safetensors").touch()
+    assert manager(tmp_path).resolve(True) == f"{tmp_path}/checkpoint-8"
+
+
+def test_the_last_checkpoint_is_the_newest_committed(out: Path) -> None:
+    assert get_last_checkpoint(out) == f"{out}/checkpoint-3"
+    tear(out / "checkpoint-3")
+    assert get_last_checkpoint(str(out)) == f"{out}/checkpoint-2"
+
+
+@pytest.mark.parametrize("name", ["nothing", "out/checkpoint-1"])
+def test_a_folder_without_checkpoints_has_no_last_one(out: Path, name: str) -> None:
+    assert get_last_checkpoint(out.parent / name) is None
+
+
+def test_the_last_checkpoint_may_be_the_references(out: Path) -> None:
+    (out / "checkpoint-8").mkdir()
+    (out / "checkpoint-8/trainer_state.json").write_text('{"global_step": 8}')
+    (out / "checkpoint-8/model.safetensors").touch()
+    assert get_last_checkpoint(out) == f"{out}/checkpoint-8"
