@@ -88,14 +88,14 @@ def _read(reader: CheckpointReader) -> Resume:
             f"{reader.path} holds a model only (it was saved with save_only_model=True), so a run cannot go on from "
             "it. Load its weights with from_checkpoint and train without resume_from_checkpoint."
         )
-    data = reader.document("data") if reader.has("data") else {}
     fields = reader.document("trainer_state")
+    data = reader.document("data") if reader.has("data") else {"batch_size": fields.get("train_batch_size")}
     known = TrainerState.__dataclass_fields__
     return Resume(
         state=TrainerState(**{name: value for name, value in fields.items() if name in known}),
         position=Position(**data["position"]) if "position" in data else None,
         windows=data.get("windows", []),
-        shape={name: data[name] for name in RUN_SHAPE if name in data},
+        shape={name: data[name] for name in RUN_SHAPE if data.get(name) is not None},
         reader=reader,
     )
 
@@ -156,8 +156,13 @@ def _position(trainer: Trainer, source: EpochLoader, resume: Resume | None) -> P
     """Return where the data starts: with ignore_data_skip at an epoch's beginning, else where the run was."""
     if resume is None:
         return Position()
-    accumulation_steps = loop_settings(trainer.args).accumulation_steps
-    done = resume.position or position_after(resume.state.global_step, source, accumulation_steps=accumulation_steps)
+    done = resume.position or position_after(
+        resume.state.global_step,
+        source,
+        accumulation_steps=loop_settings(trainer.args).accumulation_steps,
+        batch_size=trainer._train_batch_size,
+        batch_size_then=resume.shape.get("batch_size"),
+    )
     if not trainer.args.ignore_data_skip:
         return done
     is_over = source.remaining(samples_done=done.samples, batches_done=done.batches) == 0
