@@ -1,23 +1,42 @@
-"""`Evaluator`: stream a data set through a task's `eval_step` or `predict_step`."""
+"""`Evaluator`: stream a data set through a step without training, and feed what it gives to metrics and predictions."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from types import TracebackType
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from hftrain.core.batches import batch_size, describe_batch, first_batch_errors, leaves
+from hftrain.core.batches import batch_size, describe_batch, first_batch_errors
 from hftrain.core.meters import Meters
+from hftrain.core.metrics import Output, has_answers, plain_metrics
 from hftrain.core.ports import Engine, EpochSource, EventSink
-from hftrain.core.task import TaskModule, TaskRun
-from hftrain.errors import DataError, TaskError
+from hftrain.core.predictions import Predictions, gather_rows
+from hftrain.core.task import TaskModule
+from hftrain.errors import TaskError
 from hftrain.types.choices import Event
+from hftrain.types.outputs import EvalPrediction
 
-MetricValue = float | list[Any]
+
+class Step(Protocol):
+    """What is evaluated: called with a batch as it was loaded and the number of its samples that count."""
+
+    def __call__(self, batch: Any, size: int) -> Output:
+        """Return the outputs for one batch, on the device."""
+
+
+class Sink(Protocol):
+    """Where the outputs go."""
+
+    def add(self, output: Output, size: int, *, is_last: bool) -> None:
+        """Take one batch's outputs, of which ``size`` rows count. All ranks must call this."""
+
+    def compute(self) -> dict[str, Any]:
+        """Return metrics by name, over all ranks. All ranks must call this."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,281 +44,228 @@ class Outcome:
     """What one pass over a data set gave.
 
     Attributes:
-        metrics: name -> value, reduced over all ranks, without prefix.
+        metrics: what the sinks computed, name -> value, over all ranks.
+        loss: the mean over the samples of all ranks; None when the step gives none.
         num_samples: samples seen over all ranks.
         num_batches: batches of this rank.
-        predictions: a nest of host tensors, samples along dimension 0 in the data set's order; None in `evaluate`.
-        targets: the same for "target" of `TaskModule.eval_step`; None when there is none.
     """
 
-    metrics: dict[str, MetricValue]
+    metrics: dict[str, Any]
+    loss: float | None
     num_samples: int
     num_batches: int
-    predictions: Any = None
-    targets: Any = None
 
 
 class Evaluator:
-    """Run a task without gradients over a loader, on every rank at once.
-
-    Metrics stream: each batch updates them on the device, predictions are not kept.
+    """Stream a data set through a step, on every rank at once.
 
     Args:
-        task: put in eval mode for the pass and back afterwards.
         engine: where it runs.
         events: told after each batch.
-        host_every: with predictions, move them to the host every so many batches; None at the end only.
     """
 
-    def __init__(self, *, task: TaskModule, engine: Engine, events: EventSink, host_every: int | None = None) -> None:
-        self.task = task
-        self.engine = engine
-        self.events = events
-        self.host_every = host_every
+    def __init__(self, *, engine: Engine, events: EventSink) -> None:
+        self._engine = engine
+        self._events = events
 
-    def evaluate(self, source: EpochSource, *, loss_only: bool = False) -> Outcome:
-        """Return the mean loss, what `eval_step` logged, and the task's metrics. All ranks must call this."""
-        metrics = MetricSet({} if loss_only else self.task.configure_metrics(), engine=self.engine)
-        return self._pass(source, "eval_step", metrics.update, metrics)
+    def run(self, source: EpochSource, step: Step, sinks: Sequence[Sink] = ()) -> Outcome:
+        """Return what the sinks computed, and the mean loss. All ranks must call this.
 
-    def predict(self, source: EpochSource) -> Outcome:
-        """Return predictions in the data set's order. All ranks must call this.
-
-        A task that overrides `predict_step` is asked for nothing else, so its data needs no labels; otherwise
-        `eval_step` gives predictions, targets and metrics.
+        The loss is read from the device once, at the end.
         """
-        if type(self.task).predict_step is not TaskModule.predict_step:
-            predictions = _HostBuffer(self.engine, "predict_step", every=self.host_every)
-            outcome = self._pass(source, "predict_step", predictions.add, MetricSet({}))
-            return Outcome(**{**vars(outcome), "predictions": predictions.join()})
-        metrics = MetricSet(self.task.configure_metrics(), engine=self.engine)
-        predictions = _HostBuffer(self.engine, "eval_step", every=self.host_every)
-        targets = _HostBuffer(self.engine, "eval_step", every=self.host_every)
+        losses, samples, batches = Meters(), 0, 0
+        for batch, is_last in _with_last(source.open(0)):
+            known = source.num_real(batches)
+            size = batch_size(batch) if known is None else known
+            output = step(batch, size)
+            loss = output.get("loss")
+            if loss is not None and size:
+                losses.add("loss", loss, size)
+            for sink in sinks:
+                sink.add(output, size, is_last=is_last)
+            samples, batches = samples + size, batches + 1
+            self._events.emit(Event.PREDICTION_STEP)
+        metrics: dict[str, Any] = {}
+        for sink in sinks:
+            metrics.update(sink.compute())
+        return Outcome(
+            metrics=metrics,
+            loss=losses.close(self._engine.gather_object).get("loss"),
+            num_samples=sum(self._engine.gather_object(samples)),
+            num_batches=batches,
+        )
 
-        def consume(output: Any, size: int) -> None:
-            metrics.update(output, size)
-            predictions.add(_required(output, "preds", self.task), size)
-            if output.get("target") is not None:
-                targets.add(output["target"], size)
 
-        outcome = self._pass(source, "eval_step", consume, metrics)
-        joined = {"predictions": predictions.join(), "targets": targets.join()}
-        return Outcome(**{**vars(outcome), **joined})
+def _with_last(batches: Iterator[Any]) -> Iterator[tuple[Any, bool]]:
+    """Yield each batch and whether it is the last, which is known because the next one is drawn before."""
+    current = next(batches, _END)
+    while current is not _END:
+        following = next(batches, _END)
+        yield current, following is _END
+        current = following
 
-    def _pass(
-        self, source: EpochSource, step_name: str, consume: Callable[[Any, int], None], metrics: MetricSet
-    ) -> Outcome:
-        engine, task = self.engine, self.task
-        own_binding = task._run is None
-        run = task.bind(engine, training=False) if own_binding else task._run
+
+_END = object()
+
+
+# ---- what is evaluated ------------------------------------------------------------------------------
+
+
+class TaskStep:
+    """A task's `eval_step` or `predict_step`, in eval mode and without gradients while the context is open.
+
+    Args:
+        task: bound to the engine inside, unless a training run has bound it already.
+        engine: where it runs.
+        name: "eval_step" or "predict_step", whose output becomes "preds".
+        needs_preds: whether predictions are collected, so that `eval_step` must return them.
+    """
+
+    def __init__(self, task: TaskModule, engine: Engine, name: str = "eval_step", *, needs_preds: bool = False) -> None:
+        self._task, self._engine, self._name = task, engine, name
+        self._call: Callable[[Any], Any] = engine.unwrapped_step(name)
+        self._has_been_called, self._needs_preds = False, needs_preds
+        self._inside = ExitStack()
+
+    def __enter__(self) -> TaskStep:
+        task = self._task
+        modes = [(module, module.training) for module in task.modules()]
+        self._inside.callback(_set_modes, modes)  # a part that the user froze in eval mode stays so
+        if task._run is None:
+            task.bind(self._engine, training=False)
+            self._inside.callback(task.unbind)
+        run = task._run
         assert run is not None  # bound just above
-        modes, kept_meters = [(module, module.training) for module in task.modules()], run.meters
-        run.meters, losses = Meters(), Meters()
+        self._run = run
+        self._inside.callback(setattr, run, "meters", run.meters)
+        run.meters = Meters()
         task.eval()
-        try:
-            with torch.no_grad(), engine.full_eval(task):
-                samples, batches = self._steps(source, step_name, consume, run, losses)
-            values: dict[str, MetricValue] = dict(losses.close(engine.gather_object))
-            values.update(run.meters.close(engine.gather_object))
-            values.update(metrics.compute())
-            total = sum(engine.gather_object(samples))
-        finally:
-            run.meters = kept_meters
-            for module, training in modes:  # a part that the user froze in eval mode stays so
-                module.training = training
-            if own_binding:
-                task.unbind()
-        return Outcome(metrics=values, num_samples=total, num_batches=batches)
+        self._inside.enter_context(torch.no_grad())
+        self._inside.enter_context(self._engine.full_eval(task))
+        return self
 
-    def _steps(
-        self,
-        source: EpochSource,
-        step_name: str,
-        consume: Callable[[Any, int], None],
-        run: TaskRun,
-        losses: Meters,
-    ) -> tuple[int, int]:
-        step, to_device = self.engine.unwrapped_step(step_name), self.engine.to_device
-        samples = batches = 0
-        for index, loaded in enumerate(source.open(0)):
-            batch = to_device(loaded)
-            known = source.num_real(index)
-            real = batch_size(batch) if known is None else known
-            kept = run.meters
-            if real == 0:
-                # A filler keeps the ranks in step where a forward needs all of them; nothing of it counts.
-                run.meters = Meters()
-            output = self._first(step, step_name, batch) if batches == 0 else step(batch)
-            if real and isinstance(output, Mapping) and "loss" in output and step_name == "eval_step":
-                losses.add("loss", _scalar_loss(output["loss"], self.task), real)
-            run.meters = kept
-            consume(output, real)
-            samples, batches = samples + real, batches + 1
-            self.events.emit(Event.PREDICTION_STEP)
-        return samples, batches
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._inside.close()
 
-    def _first(self, step: Callable[[Any], Any], step_name: str, batch: Any) -> Any:
-        with first_batch_errors(f"{type(self.task).__name__}.{step_name}", batch):
-            output = step(batch)
-        if step_name == "eval_step" and not isinstance(output, Mapping):
+    def __call__(self, batch: Any, size: int) -> Output:
+        """Run the step on the device; what a filler's batch logs counts nowhere."""
+        batch, run = self._engine.to_device(batch), self._run
+        kept = run.meters
+        if size == 0:  # it keeps the ranks in step where a forward needs all of them
+            run.meters = Meters()
+        output = self._call(batch) if self._has_been_called else self._first(batch)
+        run.meters = kept
+        if self._name == "predict_step":
+            return {"preds": output}
+        loss = output.get("loss", 0.0)
+        if not isinstance(loss, (int, float)) and not (isinstance(loss, Tensor) and loss.numel() == 1):
             raise TaskError(
-                f"{type(self.task).__name__}.eval_step returned {type(output).__name__}. "
+                f'{type(self._task).__name__}.eval_step returned a "loss" of {describe_batch(loss)}; it must be a '
+                "scalar: the mean over the batch."
+            )
+        return output  # type: ignore[no-any-return]
+
+    def add(self, output: Output, size: int, *, is_last: bool) -> None:
+        """Nothing: what the step logs is in its meters already."""
+
+    def compute(self) -> dict[str, Any]:
+        """Return the means of what the step logged. All ranks must call this."""
+        return dict(self._run.meters.close(self._engine.gather_object))
+
+    def _first(self, batch: Any) -> Any:
+        name = type(self._task).__name__
+        with first_batch_errors(f"{name}.{self._name}", batch):
+            output = self._call(batch)
+        if self._name == "eval_step" and not isinstance(output, Mapping):
+            raise TaskError(
+                f"{name}.eval_step returned {type(output).__name__}. "
                 'Return a dict: {"loss": ..., "preds": ..., "target": ...}.'
             )
+        if self._needs_preds and self._name == "eval_step" and "preds" not in output:
+            raise TaskError(
+                f"{name}.eval_step returned {sorted(output)}, without 'preds', which predict() collects. "
+                "Return it too, or write predict_step(batch)."
+            )
+        self._has_been_called = True
         return output
 
 
-class MetricSet:
-    """The metrics of one pass, met by what they can do: ``update``, ``compute``, ``reset``."""
-
-    def __init__(self, metrics: Any, *, engine: Engine | None = None) -> None:
-        self._metrics = _named_metrics(metrics)
-        self._parameters = {name: _update_parameters(metric) for name, metric in self._metrics.items()}
-        for metric in self._metrics.values():
-            if engine is not None and hasattr(metric, "to"):
-                metric.to(engine.device)
-            metric.reset()
-
-    def update(self, output: Mapping[str, Any], num_samples: int) -> None:
-        """Feed one batch's outputs to every metric, by the names that its ``update`` takes."""
-        if num_samples == 0:
-            return
-        for name, metric in self._metrics.items():
-            taken = self._parameters[name]
-            if taken is None:
-                metric.update(**{key: value for key, value in output.items() if key != "loss"})
-                continue
-            missing = [key for key, required in taken.items() if required and key not in output]
-            if missing:
-                raise TaskError(
-                    f"The metric {name!r} ({type(metric).__name__}) takes {', '.join(taken)}, and eval_step returned "
-                    f"{sorted(output)}. Return {', '.join(map(repr, missing))} too."
-                )
-            metric.update(**{key: output[key] for key in taken if key in output})
-
-    def compute(self) -> dict[str, MetricValue]:
-        """Return name -> value over all ranks. All ranks must call this."""
-        values: dict[str, MetricValue] = {}
-        for name, metric in self._metrics.items():
-            values.update(_flattened(name, metric.compute(), is_collection=self._parameters[name] is None))
-            metric.reset()
-        return values
+def _set_modes(modes: list[tuple[torch.nn.Module, bool]]) -> None:
+    for module, training in modes:
+        module.training = training
 
 
-def _named_metrics(metrics: Any) -> dict[str, Any]:
-    if _is_collection(metrics):
-        return {"collection": metrics}
-    if not isinstance(metrics, Mapping):
-        raise TaskError(
-            f"configure_metrics returned {type(metrics).__name__}. Return a dict of torchmetrics metrics or a "
-            "MetricCollection."
-        )
-    for name, metric in metrics.items():
-        if not all(hasattr(metric, method) for method in ("update", "compute", "reset")):
-            raise TaskError(
-                f"configure_metrics()[{name!r}] is a {type(metric).__name__} without update, compute and reset. "
-                "Return a torchmetrics Metric."
-            )
-    return dict(metrics)
+# ---- where the outputs go ---------------------------------------------------------------------------
 
 
-def _is_collection(metrics: Any) -> bool:
-    return all(hasattr(metrics, name) for name in ("update", "compute", "reset", "items"))
+class Collected:
+    """Outputs of all ranks in the data set's order: kept for the end, or handed to a function after each batch.
 
+    Args:
+        engine: where they come from.
+        names: which outputs; None or missing ones are left out.
+        is_kept: whether they are kept.
+        function: computes metrics. With ``each_batch`` it is called after every batch with the tensors of all ranks
+            and ``compute_result``, True with the last one; else once, with numpy arrays.
+        every, is_joined, num_samples: as `Predictions` takes them.
+        takes_objects: as `gather_rows` takes it.
+    """
 
-def _update_parameters(metric: Any) -> dict[str, bool] | None:
-    """Return parameter -> whether it is required; None for a collection, which filters for itself."""
-    if _is_collection(metric):
-        return None
-    parameters = inspect.signature(metric.update).parameters.values()
-    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    return {p.name: p.default is p.empty for p in named}
+    def __init__(
+        self,
+        engine: Engine,
+        names: Sequence[str],
+        *,
+        is_kept: bool = True,
+        function: Callable[..., Any] | None = None,
+        each_batch: bool = False,
+        takes_objects: bool = False,
+        num_samples: int | None = None,
+        every: int | None = None,
+        is_joined: bool = True,
+    ) -> None:
+        self._engine, self._takes_objects = engine, takes_objects
+        self._function, self._each_batch = function, each_batch
+        options: dict[str, Any] = {"num_samples": num_samples, "every": every, "is_joined": is_joined}
+        self._names = names
+        self._kept = {name: Predictions(engine, LONG_NAMES[name], **options) for name in names if is_kept}
+        self._result: Any = None
+        self.arrays: dict[str, Any] = {}
+        """Name -> what was collected, once `compute` was called; None for what never came."""
 
+    def add(self, output: Output, size: int, *, is_last: bool) -> None:
+        """Gather the batch's outputs. All ranks must call this."""
+        gathered = {name: self._gathered(name, output.get(name), size) for name in self._names}
+        for name, kept in self._kept.items():
+            if gathered[name] is not None:
+                kept.add(gathered[name])
+        if self._each_batch and self._function is not None and has_answers(gathered):
+            batch = {**gathered, "inputs": output.get("batch")}
+            self._result = self._function(_prediction(batch), compute_result=is_last)
 
-def _flattened(name: str, value: Any, *, is_collection: bool) -> dict[str, MetricValue]:
-    if isinstance(value, Mapping):
-        prefix = "" if is_collection else f"{name}_"
-        flat: dict[str, MetricValue] = {}
-        for key, entry in value.items():
-            flat.update(_flattened(f"{prefix}{key}", entry, is_collection=False))
-        return flat
-    if isinstance(value, Tensor):
-        return {name: value.item() if value.numel() == 1 else value.tolist()}
-    return {name: value}
+    def compute(self) -> dict[str, Any]:
+        """Join what was kept, and return the function's metrics. All ranks must call this."""
+        self.arrays = {name: kept.join() for name, kept in self._kept.items()}
+        if self._function is None:
+            return {}
+        if not self._each_batch:
+            if not has_answers(self.arrays):
+                return {}
+            self._result = self._function(_prediction(self.arrays))
+        elif self._result is None:
+            return {}
+        return plain_metrics(self._result, self._function)
 
-
-def _scalar_loss(loss: Any, task: TaskModule) -> Tensor | float:
-    if isinstance(loss, (int, float)) or (isinstance(loss, Tensor) and loss.numel() == 1):
-        return loss
-    raise TaskError(
-        f'{type(task).__name__}.eval_step returned a "loss" of {describe_batch(loss)}; it must be a scalar: the mean '
-        "over the batch."
-    )
-
-
-def _required(output: Mapping[str, Any], key: str, task: TaskModule) -> Any:
-    if key not in output:
-        raise TaskError(
-            f"{type(task).__name__}.eval_step returned {sorted(output)}, without {key!r}, which predict() collects. "
-            "Return it too, or write predict_step(batch)."
-        )
-    return output[key]
-
-
-class _HostBuffer:
-    """Outputs of all ranks in the data set's order, moved to the host now and then."""
-
-    def __init__(self, engine: Engine, step_name: str, *, every: int | None) -> None:
-        self._engine = engine
-        self._step_name = step_name
-        self._every = every
-        self._on_device: list[Any] = []
-        self._on_host: list[Any] = []
-
-    def add(self, output: Any, size: int) -> None:
-        """Take one batch's output. All ranks must call this."""
-        for leaf in leaves(output):
-            if not isinstance(leaf, Tensor) or leaf.dim() == 0:
-                found = "a 0-d tensor" if isinstance(leaf, Tensor) else type(leaf).__name__
-                raise DataError(
-                    f"{self._step_name} returned {found} to collect; predictions need samples along dimension 0."
-                )
-        self._on_device.append(self._engine.gather(_map(lambda leaf: leaf[:size], output)))
-        if self._every is not None and len(self._on_device) >= self._every:
-            self._move()
-
-    def _move(self) -> None:
-        self._on_host += [_map(lambda leaf: leaf.cpu(), output) for output in self._on_device]
-        self._on_device.clear()
-
-    def join(self) -> Any:
-        """Return the nest of concatenated tensors, or None if nothing came."""
-        self._move()
-        if not self._on_host:
+    def _gathered(self, name: str, output: Any, size: int) -> Any:
+        if output is None:
             return None
-        return _concatenate(self._on_host, self._step_name)
+        return gather_rows(self._engine, output, size, name=LONG_NAMES[name], takes_objects=self._takes_objects)
 
 
-def _map(function: Callable[[Tensor], Tensor], tree: Any) -> Any:
-    if isinstance(tree, Tensor):
-        return function(tree) if tree.dim() else tree
-    if isinstance(tree, Mapping):
-        return {key: _map(function, value) for key, value in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return tuple(_map(function, value) for value in tree)
-    return tree
+LONG_NAMES = {"preds": "predictions", "target": "labels", "inputs": "inputs", "losses": "losses"}
 
 
-def _concatenate(parts: list[Any], step_name: str) -> Any:
-    first = parts[0]
-    if isinstance(first, Mapping):
-        return {key: _concatenate([part[key] for part in parts], step_name) for key in first}
-    if isinstance(first, tuple):
-        return tuple(_concatenate(list(column), step_name) for column in zip(*parts, strict=True))
-    shapes = {tuple(part.shape[1:]) for part in parts}
-    if len(shapes) > 1:
-        raise DataError(
-            f"{step_name} returned tensors whose shapes behind dimension 0 differ between batches: {sorted(shapes)}. "
-            "Pad them to one shape."
-        )
-    return torch.cat(parts)
+def _prediction(outputs: Mapping[str, Any]) -> EvalPrediction:
+    return EvalPrediction(outputs["preds"], outputs["target"], outputs.get("inputs"), outputs.get("losses"))

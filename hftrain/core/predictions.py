@@ -170,22 +170,22 @@ class Predictions:
                 self._batches.append(map_nest(output, lambda leaf: _on_host(leaf, copy=True)))
 
     def _write(self, output: Any) -> None:
-        values = nest_leaves(output)
+        arrays = [_on_host(leaf) for leaf in nest_leaves(output)]
         if self._nest is None:
             self._nest = map_nest(output, lambda _: 0)
-            rows = max((len(value) for value in values if isinstance(value, Tensor)), default=0)
-            self._parts = [self._part(_on_host(value), rows) for value in values]
-        if len(values) != len(self._parts):
+            rows = max((len(array) for array in arrays if isinstance(array, np.ndarray)), default=0)
+            self._parts = [self._part(array, rows) for array in arrays]
+        if len(arrays) != len(self._parts):
             raise DataError(
-                f"The {self._name} of a batch are {len(values)} tensors and those of the first were "
+                f"The {self._name} of a batch are {len(arrays)} tensors and those of the first were "
                 f"{len(self._parts)}, so they cannot be joined. Return the same from every batch, or set "
                 "eval_do_concat_batches=False."
             )
-        for part, value in zip(self._parts, values, strict=True):
+        for part, array in zip(self._parts, arrays, strict=True):
             if isinstance(part, RowBuffer):
-                part.add(_on_host(value))
+                part.add(array)
             else:
-                part.extend(_on_host(value))
+                part.extend(array)
 
     def _part(self, first: Any, rows: int) -> RowBuffer | list[Any]:
         if not isinstance(first, np.ndarray):

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import math
-import time
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from torch import Tensor
+import torch
 
-from hftrain.core.evaluator import Evaluator, Outcome
-from hftrain.core.speed import speed_metrics
 from hftrain.core.task import TaskModule
-from hftrain.data.epochs import EpochLoader
-from hftrain.errors import ConfigurationError, NotAvailableError
+from hftrain.errors import ConfigurationError, DataError
+from hftrain.trainer.evaluation import (
+    PREDICTION,
+    gives_loss,
+    labels_of,
+    logits_of,
+    run_loop,
+    task_prediction,
+    timed_loop,
+    traced,
+)
 from hftrain.trainer.report_methods import ReportMethods
-from hftrain.types.outputs import PredictionOutput
+from hftrain.trainer.stepping import call_model
+from hftrain.types.outputs import EvalLoopOutput, PredictionOutput
 
 if TYPE_CHECKING:
+    from torch import nn
     from torch.utils.data import DataLoader
 
 
@@ -29,27 +36,36 @@ class EvalMethods(ReportMethods):
     ) -> dict[str, float]:
         """Evaluate, log the row and return it.
 
+        The loss is the mean over the samples. Metrics come from ``compute_metrics``, or from the task.
+
         Args:
-            eval_dataset: a data set, the name of one of the evaluation sets, or a dict of named ones; None takes
-                the Trainer's own.
-            ignore_keys: outputs of a model that are not predictions.
+            eval_dataset: a data set, a loader, the name of one of the evaluation sets, or a dict of named ones; None
+                takes the Trainer's own.
+            ignore_keys: outputs of a model that are not predictions; None takes what its config names.
             metric_key_prefix: put before every name; a named set adds its own (``eval_<set>_loss``).
 
         All ranks must call this.
         """
         self._set_up_data("evaluate")
-        data = self._evaluation_data() if eval_dataset is None else eval_dataset
+        data = self._evaluation_sets() if eval_dataset is None else eval_dataset
         if isinstance(data, dict):
-            named: dict[str, float] = {}
-            for name, one in data.items():
-                key = name if eval_dataset is None else one
-                named.update(self.evaluate(key, ignore_keys, f"{metric_key_prefix}_{name}"))
-            return named
-        started = time.time()
-        loader = self.get_eval_dataloader(None if eval_dataset is None else data)
-        source = EpochLoader(loader, seed=self.args.seed)
-        outcome = self._evaluator(loader).evaluate(source, loss_only=self.args.prediction_loss_only)
-        metrics = self._metrics(outcome, metric_key_prefix, started)
+            named = {name: name for name in data} if eval_dataset is None else data
+            return self._evaluate_each(named, ignore_keys, metric_key_prefix)
+        return self._evaluate_one(data, ignore_keys, metric_key_prefix)
+
+    def _evaluate_each(self, sets: dict[str, Any], ignore_keys: list[str] | None, prefix: str) -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        for name, data in sets.items():
+            own = self.evaluate(eval_dataset=data, ignore_keys=ignore_keys, metric_key_prefix=f"{prefix}_{name}")
+            metrics.update(own)
+        return metrics
+
+    def _evaluate_one(self, data: Any, ignore_keys: list[str] | None, prefix: str) -> dict[str, float]:
+        loader = self.get_eval_dataloader(data)
+        has_metrics = self.compute_metrics is not None or isinstance(self.model, TaskModule)
+        options = {"prediction_loss_only": None if has_metrics else True}
+        output = timed_loop(self, loader, "Evaluation", prefix=prefix, ignore_keys=ignore_keys, **options)
+        metrics: dict[str, float] = output.metrics  # type: ignore[assignment]
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -59,35 +75,142 @@ class EvalMethods(ReportMethods):
     ) -> PredictionOutput:
         """Predict over ``test_dataset`` (None: the DataModule's predict data, or its test data).
 
+        Where dimension 1 differs between batches, predictions and labels are padded with -100.
+
         Returns:
             Predictions and labels as numpy arrays in the data set's order, and the metrics if there are labels. With
             ``args.prediction_loss_only`` just the loss, and None for the others.
 
         All ranks must call this.
         """
-        started = time.time()
         loader = self.get_test_dataloader(self._prediction_data() if test_dataset is None else test_dataset)
-        source, evaluator = EpochLoader(loader, seed=self.args.seed), self._evaluator(loader)
-        loss_only = self.args.prediction_loss_only
-        outcome = evaluator.evaluate(source, loss_only=True) if loss_only else evaluator.predict(source)
-        metrics = self._metrics(outcome, metric_key_prefix, started)
+        output = timed_loop(self, loader, PREDICTION, prefix=metric_key_prefix, ignore_keys=ignore_keys)
+        metrics: dict[str, float] = output.metrics  # type: ignore[assignment]
         self.control = self.callback_handler.on_predict(self.args, self.state, self.control, metrics)
-        return PredictionOutput(
-            predictions=_as_numpy(outcome.predictions), label_ids=_as_numpy(outcome.targets), metrics=metrics
+        return PredictionOutput(predictions=output.predictions, label_ids=output.label_ids, metrics=metrics)
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader[Any],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Call `prediction_step` with every batch and compute the metrics; `evaluate` and `predict` call this.
+
+        Args:
+            dataloader: any iterable of batches.
+            description: "Prediction" keeps the predictions for the caller, whatever the metrics need.
+            prediction_loss_only: compute the loss alone; None takes ``args.prediction_loss_only``.
+            ignore_keys: as for `prediction_step`.
+            metric_key_prefix: put before every name.
+
+        All ranks must call this.
+        """
+        return run_loop(
+            self,
+            dataloader,
+            description,
+            loss_only=prediction_loss_only,
+            ignore_keys=ignore_keys,
+            prefix=metric_key_prefix,
         )
+
+    def prediction_loop(
+        self,
+        dataloader: DataLoader[Any],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Do what `evaluation_loop` does over a loader with a length; called with ``use_legacy_prediction_loop``.
+
+        Raises:
+            DataError: the loader has no length, or no batch size.
+        """
+        if not hasattr(dataloader, "__len__"):
+            raise DataError(
+                f"use_legacy_prediction_loop=True needs a dataloader with __len__, and {type(dataloader).__name__} has "
+                "none. Set use_legacy_prediction_loop=False."
+            )
+        return run_loop(
+            self,
+            dataloader,
+            description,
+            loss_only=prediction_loss_only,
+            ignore_keys=ignore_keys,
+            prefix=metric_key_prefix,
+            with_preparation=False,
+        )
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[torch.Tensor | None, Any, Any]:
+        """Return loss, predictions and labels of one batch, each None where there is none.
+
+        A loss is computed if all of ``label_names`` are in the batch.
+
+        Args:
+            model: the model, or its trace.
+            inputs: one batch as the loader gave it; not moved to the device yet.
+            prediction_loss_only: return the loss alone.
+            ignore_keys: outputs that are not predictions; None takes what the model's config names.
+        """
+        if isinstance(self.model, TaskModule):
+            return task_prediction(self, self.model, inputs)
+        has_loss = gives_loss(self, inputs)
+        inputs = self._prepare_inputs(inputs)
+        labels = labels_of(self, inputs) if has_loss else None
+        loss, outputs = self._run_model(model, inputs, has_loss=has_loss)
+        if prediction_loss_only:
+            return loss, None, None
+        return loss, logits_of(self, outputs, ignore_keys, has_loss=has_loss), labels
+
+    @torch.no_grad()
+    def _run_model(self, model: nn.Module, inputs: dict[str, Any], *, has_loss: bool) -> tuple[Any, Any]:
+        with self.compute_loss_context_manager():
+            if has_loss:
+                loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+                return self._running_engine().float_outputs(loss.detach().mean()), outputs
+            outputs = call_model(model, inputs)
+        if self.args.past_index >= 0:
+            self._past = outputs[self.args.past_index - 1]  # without a loss before it
+        return None, outputs
+
+    def torch_jit_model_eval(self, model: nn.Module, dataloader: Any, training: bool = False) -> nn.Module:
+        """Return the model traced with the first batch of ``dataloader``, as ``jit_mode_eval`` asks.
+
+        Returns:
+            The traced model; in training, or where it cannot be traced (a warning says why), the model itself.
+        """
+        return model if training else traced(self, model, dataloader)
+
+    # ---- in training ------------------------------------------------------------------------------------
 
     def _evaluate_in_training(self, *, skip_scheduler: bool) -> None:
         """Evaluate as a step of `train`: let a plateau schedule and the best metric know."""
-        metrics = self.evaluate()
-        if not skip_scheduler and hasattr(self.lr_scheduler, "num_bad_epochs"):
-            self.lr_scheduler.step(self._metric_to_watch(metrics))
+        metrics = self._evaluate(None, self._ignore_keys_for_eval, skip_scheduler=skip_scheduler)
         if skip_scheduler:  # before the first step there is nothing to compare, and no checkpoint to point at
             return
-        is_best = self._determine_best_metric(metrics)
+        is_best = self._determine_best_metric(metrics, None)
         if self.args.save_strategy == "best":
             self.control.should_save = is_best
 
-    def _determine_best_metric(self, metrics: dict[str, float]) -> bool:
+    def _evaluate(
+        self, trial: Any, ignore_keys_for_eval: list[str] | None, skip_scheduler: bool = False
+    ) -> dict[str, float]:
+        metrics = self.evaluate(ignore_keys=ignore_keys_for_eval)
+        if not skip_scheduler and hasattr(self.lr_scheduler, "num_bad_epochs"):
+            self.lr_scheduler.step(self._metric_to_watch(metrics))
+        return metrics
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
         if self.args.metric_for_best_model is None:
             return False
         value, best = self._metric_to_watch(metrics), self.state.best_metric
@@ -109,27 +232,11 @@ class EvalMethods(ReportMethods):
             )
         return float(metrics[name])
 
-    def _evaluator(self, loader: DataLoader[Any]) -> Evaluator:
-        if not isinstance(self.model, TaskModule):
-            raise NotAvailableError(
-                f"evaluate and predict need a TaskModule in this version, and model is a {type(self.model).__name__}. "
-                "Wrap it in a TaskModule with an eval_step."
-            )
-        engine = self._running_engine()
-        engine.place(self.model)
-        self.callback_handler.eval_dataloader = loader
-        self.callback_handler.bind(self.args, self.state, self.control)
-        return Evaluator(
-            task=self.model,
-            engine=engine,
-            events=self.callback_handler,
-            host_every=self.args.eval_accumulation_steps,
-        )
+    # ---- the data ---------------------------------------------------------------------------------------
 
-    def _metrics(self, outcome: Outcome, prefix: str, started: float) -> dict[str, Any]:
-        metrics: dict[str, Any] = {f"{prefix}_{name}": value for name, value in outcome.metrics.items()}
-        metrics.update(speed_metrics(prefix, started, num_samples=outcome.num_samples, num_steps=outcome.num_batches))
-        return metrics
+    def _evaluation_sets(self) -> Any:
+        """Return one set, a dict of named ones, or None, which an overridden `get_eval_dataloader` may know."""
+        return self.datamodule.eval_data() if self.datamodule is not None else self.eval_dataset
 
     def _prediction_data(self) -> Any:
         if self.datamodule is not None:
@@ -137,14 +244,3 @@ class EvalMethods(ReportMethods):
             self._set_up_data(stage)
             return self.datamodule.predict_data() if stage == "predict" else self.datamodule.test_data()
         raise ConfigurationError("predict() was called without data, and the Trainer has no datamodule. Pass the data.")
-
-
-def _as_numpy(tree: Any) -> Any:
-    if isinstance(tree, Tensor):
-        # numpy has no bfloat16.
-        return tree.float().numpy() if str(tree.dtype) == "torch.bfloat16" else tree.numpy()
-    if isinstance(tree, dict):
-        return {key: _as_numpy(value) for key, value in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return tuple(_as_numpy(value) for value in tree)
-    return None if tree is None else np.asarray(tree)

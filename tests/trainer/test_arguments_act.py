@@ -116,7 +116,7 @@ def test_evaluation_has_its_own_batch_size(tmp_path: Path, batch_size: int, batc
 
 
 @pytest.mark.parametrize(
-    ("changes", "order"), [({}, "ssssssshhhhhhh"), ({"eval_accumulation_steps": 3}, "ssshhhssshhhsh")]
+    ("changes", "order"), [({}, "shshshshshshsh"), ({"eval_accumulation_steps": 3}, "ssshhhssshhhsh")]
 )
 def test_predictions_move_to_the_host_every_so_many_batches(
     tmp_path: Path, changes: dict[str, Any], order: str

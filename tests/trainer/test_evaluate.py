@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 from torchmetrics import MeanSquaredError, MetricCollection, R2Score
 
-from hftrain import DataModule, Trainer, TrainerCallback
-from hftrain.errors import ConfigurationError, NotAvailableError, TaskError
-from tests.trainer.tasks import Fit, Model, Points, arguments, trainer, weights
+from hftrain import DataModule, TrainerCallback
+from hftrain.errors import ConfigurationError, TaskError
+from tests.trainer.tasks import Fit, Points, trainer, weights
 
 
 class Measured(Fit):
@@ -128,12 +128,6 @@ def test_a_full_eval_in_bfloat16_restores_the_weights(tmp_path: Path) -> None:
     before = weights(ours.model)
     ours.evaluate()
     assert torch.equal(weights(ours.model), before)
-
-
-def test_a_plain_module_is_refused_with_what_to_do(tmp_path: Path) -> None:
-    ours = Trainer(Model(), arguments(tmp_path), eval_dataset=Points())
-    with pytest.raises(NotAvailableError, match="Wrap it in a TaskModule"):
-        ours.evaluate()
 
 
 def test_prepare_data_runs_once_and_setup_once_a_stage(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hftrain import DataModule, TaskModule, Trainer, TrainerCallback
-from hftrain.errors import CallbackError, ConfigurationError, DataError, NotAvailableError, TaskError
+from hftrain.errors import CallbackError, ConfigurationError, DataError, TaskError
 from tests.trainer.tasks import CountedFit, Fit, Model, Points, arguments, trainer, weights
 
 
@@ -340,12 +340,13 @@ def test_a_name_that_every_row_has_cannot_be_logged(tmp_path: Path) -> None:
         Fit().log("loss", 1.0)
 
 
-def test_a_plain_module_with_evaluation_is_refused_before_the_first_step(tmp_path: Path) -> None:
-    data = Points()
-    ours = Trainer(Model(), arguments(tmp_path, eval_strategy="epoch"), train_dataset=data, eval_dataset=data)
-    with pytest.raises(NotAvailableError, match="Evaluation in training needs a TaskModule"):
-        ours.train()
-    assert data.fetched == []
+def test_a_plain_module_is_evaluated_in_training(tmp_path: Path) -> None:
+    args = arguments(tmp_path, eval_strategy="epoch", label_names=["y"])
+    ours = Trainer(Model(), args, train_dataset=Points(), eval_dataset=Points(20, seed=1))
+    ours.train()
+    losses = [row["eval_loss"] for row in ours.state.log_history if "eval_loss" in row]
+    assert len(losses) == 2
+    assert losses[1] < losses[0]
 
 
 def test_deleting_the_trainer_frees_the_model_in_a_fresh_process(tmp_path: Path) -> None:
