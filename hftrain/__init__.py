@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hftrain.callbacks.progress import PrinterCallback as PrinterCallback
     from hftrain.callbacks.progress import ProgressCallback as ProgressCallback
     from hftrain.callbacks.stopping import EarlyStoppingCallback as EarlyStoppingCallback
+    from hftrain.checkpoint.resume import get_last_checkpoint as get_last_checkpoint
     from hftrain.core.data import DataModule as DataModule
     from hftrain.core.speed import speed_metrics as speed_metrics
     from hftrain.core.task import TaskModule as TaskModule
@@ -123,6 +124,7 @@ _HOME = {
     "get_cosine_with_hard_restarts_schedule_with_warmup": "hftrain.optim.schedulers",
     "get_cosine_with_min_lr_schedule_with_warmup": "hftrain.optim.schedulers",
     "get_inverse_sqrt_schedule": "hftrain.optim.schedulers",
+    "get_last_checkpoint": "hftrain.checkpoint.resume",
     "get_linear_schedule_with_warmup": "hftrain.optim.schedulers",
     "get_polynomial_decay_schedule_with_warmup": "hftrain.optim.schedulers",
     "get_reduce_on_plateau_schedule": "hftrain.optim.schedulers",
