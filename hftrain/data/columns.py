@@ -21,10 +21,12 @@ def signature_columns(model: nn.Module, label_names: Iterable[str] = ()) -> list
     """Return what a batch may hold: the parameters of the model's forward, and the names of labels.
 
     An adapter model (one with ``get_base_model()``, as PEFT's) is asked for the model it adapts, since
-    its own forward names nothing.
+    its own forward names nothing; PEFT's mixed adapters have it as ``base_model.model``.
     """
-    base_of: Callable[[], nn.Module] | None = getattr(model, "get_base_model", None)
-    parameters = inspect.signature((model if base_of is None else base_of()).forward).parameters
+    base_of: Callable[[], Any] | None = getattr(model, "get_base_model", None)
+    is_mixed = base_of is None and hasattr(model, "peft_config")
+    base: Any = model.base_model.model if is_mixed else model if base_of is None else base_of()  # type: ignore[union-attr]
+    parameters = inspect.signature(base.forward).parameters
     return list(dict.fromkeys([*parameters, *_LABEL_COLUMNS, *label_names]))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sampler, SequentialSampler, default_collate
@@ -15,10 +16,36 @@ from hftrain.data.settings import LoaderSettings
 from hftrain.data.sharing import dispatched, is_dealt, seeded_loader, shared_eval_loader, shared_train_loader
 from hftrain.errors import DataError
 
-__all__ = ["CollateFn", "EpochLoader", "Loader", "LoaderSettings", "eval_loader", "prepared_loader", "train_loader"]
+__all__ = [
+    "CollateFn",
+    "EpochLoader",
+    "KeptLoader",
+    "Loader",
+    "LoaderSettings",
+    "eval_loader",
+    "is_map_style",
+    "num_examples_of",
+    "prepared_loader",
+    "train_loader",
+]
 
 CollateFn = Callable[[list[Any]], Any]
 Loader = DataLoader[Any]
+
+
+@dataclass(frozen=True)
+class KeptLoader:
+    """A loader whose workers wait for the next evaluation, and what it was made of."""
+
+    loader: Loader
+    dataset: Any
+    settings: LoaderSettings
+    data_collator: Any
+
+    def serves(self, dataset: Any, settings: LoaderSettings, data_collator: Any) -> bool:
+        """Whether a loader made of these would be the same."""
+        is_same = self.dataset is dataset and self.data_collator is data_collator
+        return is_same and self.settings == settings
 
 
 def train_loader(
@@ -103,6 +130,17 @@ def prepared_loader(loader: Loader, settings: LoaderSettings, *, training: bool)
     On one process too, a loader with ``shuffle=True`` gets the seeded order, unless ``use_seedable_sampler=False``.
     """
     return _checked(seeded_loader(_prepared(loader, settings, training=training), settings))
+
+
+def is_map_style(data: Any) -> bool:
+    """Whether a sampler can give the order of this data: it is neither iterable only nor a loader."""
+    return not isinstance(data, (IterableDataset, DataLoader))
+
+
+def num_examples_of(loader: Any) -> int | None:
+    """Return the samples of a loader's data set, all ranks' together; None when unknown."""
+    dataset = getattr(loader, "dataset", None)
+    return length_of(dataset.dataset if isinstance(dataset, IterableShard) else dataset)
 
 
 def _prepared(loader: Loader, settings: LoaderSettings, *, training: bool) -> Loader:

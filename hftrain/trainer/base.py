@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hftrain.core.counting import TokenCounter
     from hftrain.core.data import DataModule
     from hftrain.core.runner import LoopRunner
+    from hftrain.data.loaders import KeptLoader
     from hftrain.hardware.engine import Engine
     from hftrain.trainer.accelerator import AcceleratorShim
     from hftrain.types.control import TrainerControl
@@ -106,6 +107,7 @@ class TrainerBase:
     _token_counter: TokenCounter | None
     _created_lr_scheduler: bool
     _signature_columns: list[str] | None
+    _kept_loaders: dict[str, KeptLoader]
     _engine: Engine | None
     _runner: LoopRunner | None
     _checkpoints: CheckpointManager | None

@@ -56,7 +56,7 @@ def loop_settings(args: TrainingArguments, *, loss_decimals: int | None = None) 
     """Return what the loop needs; ``loss_decimals`` is to how many digits a row's loss is rounded, None for none."""
     dealing = _dealing(args)
     return LoopSettings(
-        accumulation_steps=dealing.num_steps or args.gradient_accumulation_steps,
+        accumulation_steps=args.gradient_accumulation_steps,  # num_steps of accelerator_config is the same number
         max_grad_norm=float(args.max_grad_norm or 0.0),
         sync_each_batch=dealing.sync_each_batch,
         eval_on_start=args.eval_on_start,
@@ -66,11 +66,13 @@ def loop_settings(args: TrainingArguments, *, loss_decimals: int | None = None) 
     )
 
 
-def loader_settings(args: TrainingArguments, engine: Any, *, training: bool) -> LoaderSettings:
-    """Return how batches are made, for training or for evaluation."""
+def loader_settings(
+    args: TrainingArguments, engine: Any, *, training: bool, batch_size: int | None = None
+) -> LoaderSettings:
+    """Return how batches are made, for training or for evaluation; ``batch_size`` None is that of the arguments."""
     dealing = _dealing(args)
     return LoaderSettings(
-        batch_size=args.train_batch_size if training else args.eval_batch_size,
+        batch_size=batch_size or (args.train_batch_size if training else args.eval_batch_size),
         seed=data_seed(args),
         num_workers=args.dataloader_num_workers,
         pin_memory=args.dataloader_pin_memory,
@@ -79,10 +81,12 @@ def loader_settings(args: TrainingArguments, engine: Any, *, training: bool) -> 
         drop_last=args.dataloader_drop_last,
         even_batches=dealing.even_batches,
         split_batches=dealing.split_batches,
+        dispatch_batches=dealing.dispatch_batches,
         use_seedable_sampler=dealing.use_seedable_sampler,
         process_index=engine.process_index,
         world_size=engine.world_size,
         device_type=engine.device.type,
+        exchange=engine,
     )
 
 

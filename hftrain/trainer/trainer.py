@@ -12,10 +12,10 @@ from hftrain.args.training import TrainingArguments
 from hftrain.callbacks.flow import DefaultFlowCallback
 from hftrain.callbacks.handler import CallbackHandler
 from hftrain.callbacks.progress import progress_callback_class
+from hftrain.callbacks.tpu import TpuMetricsCallback
 from hftrain.core.losses import LabelSmoother
 from hftrain.core.task import TaskModule
-from hftrain.data.epochs import num_samples_of
-from hftrain.data.epochs import num_samples_of
+from hftrain.data.dealing import length_of
 from hftrain.errors import ConfigurationError, NotAvailableError
 from hftrain.hardware.seeding import enable_full_determinism, set_seed
 from hftrain.trainer.construction import (
@@ -35,12 +35,11 @@ from hftrain.trainer.construction import (
 from hftrain.trainer.fitting import fit, refuse_resume_value
 from hftrain.trainer.later_methods import LaterMethods
 from hftrain.trainer.noise import embedding_noise
-from hftrain.trainer.run_length import InitialValues, initial_values
-from hftrain.trainer.settings import loop_settings
 from hftrain.trainer.overrides import check_overrides
 from hftrain.trainer.run_length import InitialValues, initial_values
 from hftrain.trainer.settings import loop_settings
 from hftrain.trainer.stepping import check_task_arguments
+from hftrain.types.choices import DebugOption
 from hftrain.types.control import TrainerControl
 from hftrain.types.outputs import TrainOutput
 from hftrain.types.state import TrainerState
@@ -106,6 +105,7 @@ class Trainer(LaterMethods):
         self.create_accelerator_and_postprocess()
         self._stages_set_up = set()
         self.run_id = self.hp_name = self.hub_model_id = self._signature_columns = None
+        self._kept_loaders = {}
         self.model_preparation_time = self.jit_compilation_time = self._ignore_keys_for_eval = None
         self.is_in_train = False
         self._train_batch_size = self.args.train_batch_size
@@ -157,7 +157,8 @@ class Trainer(LaterMethods):
         self.state, self.control = TrainerState(), TrainerControl()
         self.state.is_local_process_zero = self.is_local_process_zero()
         self.state.is_world_process_zero = self.is_world_process_zero()
-        every = [DefaultFlowCallback(), *callbacks, progress_callback_class(self.args.disable_tqdm)()]
+        tpu = [TpuMetricsCallback()] if DebugOption.TPU_METRICS_DEBUG in self.args.debug else []
+        every = [DefaultFlowCallback(), *callbacks, *tpu, progress_callback_class(self.args.disable_tqdm)()]
         self.callback_handler = CallbackHandler(
             every, self.model, self.processing_class, self.optimizer, self.lr_scheduler
         )
@@ -214,11 +215,6 @@ class Trainer(LaterMethods):
                 "train(model_path=...) is deprecated. Pass resume_from_checkpoint=...", FutureWarning, stacklevel=2
             )
             resume_from_checkpoint = kwargs.pop("model_path")
-        if "model_path" in kwargs:
-            warnings.warn(
-                "train(model_path=...) is deprecated. Pass resume_from_checkpoint=...", FutureWarning, stacklevel=2
-            )
-            resume_from_checkpoint = kwargs.pop("model_path")
         if kwargs:
             raise TypeError(f"train() got unexpected keyword arguments: {', '.join(sorted(kwargs))}.")
         if trial is not None:
@@ -255,26 +251,7 @@ class Trainer(LaterMethods):
         Raises:
             ConfigurationError: the loader has no length and ``max_steps`` is not set.
         """
-        num_examples = num_samples_of(dataloader)
-        return initial_values(args, dataloader, num_examples=num_examples, total=total_train_batch_size)
-
-    def get_total_train_batch_size(self, args: TrainingArguments) -> int:
-        """Return the samples of one optimizer step: per batch, times micro-batches, times processes."""
-        return self._train_batch_size * loop_settings(args).accumulation_steps * args.world_size
-
-    def set_initial_training_values(
-        self, args: TrainingArguments, dataloader: Any, total_train_batch_size: int
-    ) -> InitialValues:
-        """Return how long a run is; `train` asks here, so an override decides it.
-
-        Returns:
-            Epochs (started), optimizer steps per epoch, samples per epoch, samples of the run, whether the epochs
-            decide (and not ``max_steps``), batches per epoch (None: the loader has no length), optimizer steps.
-
-        Raises:
-            ConfigurationError: the loader has no length and ``max_steps`` is not set.
-        """
-        num_examples = num_samples_of(dataloader)
+        num_examples = None if length_of(dataloader) is None else self.num_examples(dataloader)
         return initial_values(args, dataloader, num_examples=num_examples, total=total_train_batch_size)
 
     # ---- callbacks ----------------------------------------------------------------------------------
