@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +33,24 @@ RUNS: dict[str, dict[str, Any]] = {
     "rows at the end of epochs": {"logging_strategy": "epoch"},
     "no rows": {"logging_strategy": "no"},
     "a first row": {"logging_first_step": True, "logging_steps": 5},
-    "shares of the run": {**EVALUATED, "logging_steps": 0.1, "eval_steps": 0.3, "save_strategy": "steps",
-                          "save_steps": 0.6},
+    "shares of the run": {
+        **EVALUATED,
+        "logging_steps": 0.1,
+        "eval_steps": 0.3,
+        "save_strategy": "steps",
+        "save_steps": 0.6,
+    },
     "evaluation by steps": EVALUATED,
     "evaluation by epochs": {"eval_strategy": "epoch"},
     "evaluation first": {**EVALUATED, "eval_on_start": True},
     "late evaluation by steps": {**EVALUATED, "eval_delay": 9},
     "late evaluation by epochs": {"eval_strategy": "epoch", "eval_delay": 1.5},
-    "evaluation and rows at the same steps": {**EVALUATED, "logging_steps": 4, "save_strategy": "steps",
-                                              "save_steps": 8},
+    "evaluation and rows at the same steps": {
+        **EVALUATED,
+        "logging_steps": 4,
+        "save_strategy": "steps",
+        "save_steps": 8,
+    },
     "saving by steps": {"save_strategy": "steps", "save_steps": 5},
     "saving by epochs": {"save_strategy": "epoch"},
     "saving the best": {**WATCHED, "save_strategy": "best"},
@@ -50,6 +60,20 @@ RUNS: dict[str, dict[str, Any]] = {
     "best without a checkpoint": {**WATCHED, **EVALUATED, "save_strategy": "steps", "save_steps": 5},
     "a loss that is filtered": {"logging_nan_inf_filter": False},
     "no clipping": {"max_grad_norm": 0},
+}
+
+# Where runs are cut, and how they go on.
+RESUMED: dict[str, tuple[dict[str, Any], int]] = {
+    "in the middle of an epoch": ({"save_strategy": "steps", "save_steps": 5}, 10),
+    "in the middle of an epoch of windows": (
+        {"save_strategy": "steps", "save_steps": 4, "gradient_accumulation_steps": 3},
+        4,
+    ),
+    "at the end of an epoch": ({"save_strategy": "epoch"}, 16),
+    "at the end of the run": ({"save_strategy": "epoch"}, 24),
+    "without skipping data": ({"save_strategy": "steps", "save_steps": 5, "ignore_data_skip": True}, 10),
+    "with evaluation": ({"save_strategy": "steps", "save_steps": 5, **EVALUATED}, 10),
+    "of a part of an epoch": ({"save_strategy": "steps", "save_steps": 5, "num_train_epochs": 1.9}, 10),
 }
 
 # Written anew by every process, or counted by the reference only where its own model says how.
@@ -77,6 +101,89 @@ def _nearly(mine: dict[str, Any], reference: dict[str, Any]) -> bool:
     return True
 
 
+def stopping(event: str, step: int, flag: str) -> Any:
+    """Make callbacks that set a flag at an event of a step."""
+
+    def make(library: Any) -> list[Any]:
+        def on_event(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == step:
+                setattr(control, flag, True)
+
+        return [type("Stop", (library.TrainerCallback,), {event: on_event})()]
+
+    return make
+
+
+STOPS = [
+    (event, step, flag)
+    for flag in ("should_training_stop", "should_epoch_stop")
+    for event, step in (
+        ("on_step_begin", 5),
+        ("on_substep_end", 1),
+        ("on_pre_optimizer_step", 5),
+        ("on_step_end", 2),
+        ("on_step_end", 3),
+        ("on_epoch_end", 3),
+        ("on_log", 3),
+        ("on_evaluate", 4),
+        ("on_save", 5),
+    )
+]
+
+
+@pytest.mark.parametrize(("event", "step", "flag"), STOPS)
+def test_a_callback_stops_where_it_stops_the_reference(tmp_path: Path, event: str, step: int, flag: str) -> None:
+    args = {**EVALUATED, "gradient_accumulation_steps": 3, "save_strategy": "steps", "save_steps": 5}
+    mine, reference = both(cell(args, callbacks=stopping(event, step, flag)), tmp_path)
+    assert mine.events == reference.events
+    assert (mine.state["global_step"], mine.state["epoch"]) == (
+        reference.state["global_step"],
+        reference.state["epoch"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("flag", "event"),
+    [
+        ("should_log", "on_step_end"),
+        ("should_log", "on_substep_end"),
+        ("should_evaluate", "on_step_end"),
+        ("should_evaluate", "on_epoch_end"),
+        ("should_save", "on_step_end"),
+        ("should_save", "on_pre_optimizer_step"),
+        ("should_save", "on_epoch_end"),
+    ],
+)
+def test_a_callback_asks_where_it_asks_the_reference(tmp_path: Path, flag: str, event: str) -> None:
+    args = {"gradient_accumulation_steps": 2, "logging_steps": 100, "save_strategy": "no"}
+    mine, reference = both(cell(args, callbacks=stopping(event, 4, flag)), tmp_path)
+    assert mine.events == reference.events
+    assert row_differences(mine, reference) == []
+
+
+@pytest.mark.parametrize("patience", [1, 2])
+def test_early_stopping_stops_at_the_same_evaluation(tmp_path: Path, patience: int) -> None:
+    args = {**WATCHED, "num_train_epochs": 12, "learning_rate": 0.5, "load_best_model_at_end": True}
+    mine, reference = both(cell(args, callbacks=lambda library: [library.EarlyStoppingCallback(patience)]), tmp_path)
+    assert mine.state["global_step"] < 96
+    assert_same(mine, reference)
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_events_rows_and_state_are_those_of_the_reference(tmp_path: Path, name: str) -> None:
     assert_same(*both(cell(RUNS[name]), tmp_path))
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_run_goes_on_as_the_reference_goes_on(tmp_path: Path, name: str) -> None:
+    args, step = RESUMED[name]
+    whole = both(cell(args), tmp_path)
+    mine, reference = both(cell(args), tmp_path, resume=f"checkpoint-{step}")
+    assert mine.events == reference.events
+    assert mine.losses == pytest.approx(reference.losses, abs=1e-6)
+    assert mine.weights == pytest.approx(reference.weights, abs=1e-6)
+    # The first row after the cut and the mean of the run are of all steps here, and of those since the cut there.
+    exact = [row for row in mine.rows if "train_loss" not in row and row["step"] > step + 3]
+    theirs = [row for row in reference.rows if "train_loss" not in row and row["step"] > step + 3]
+    assert row_differences(replace(mine, rows=exact), replace(reference, rows=theirs)) == []
+    assert mine.training_loss == pytest.approx(whole[0].training_loss, rel=1e-6) or args.get("ignore_data_skip")

@@ -20,16 +20,18 @@ pytestmark = pytest.mark.slow
 
 WINDOWS: dict[str, Any] = {"gradient_accumulation_steps": 3, "num_train_epochs": 40}
 
+SYNC_EACH: dict[str, Any] = {"gradient_accumulation_kwargs": {"sync_each_batch": True}}
+
 CELLS: dict[str, Cell] = {
     "defaults": Cell(args={"num_train_epochs": 26}),
     "a partial last batch": Cell(data=lambda: points(52), args={"num_train_epochs": 26}),
     "partial last windows": Cell(data=lambda: points(76), args={**WINDOWS, "num_train_epochs": 52}),
     "split batches": Cell(args={"accelerator_config": {"split_batches": True}}),
-    "a last batch left out": Cell(
-        data=lambda: points(52), args={"dataloader_drop_last": True, "num_train_epochs": 34}
-    ),
+    "a last batch left out": Cell(data=lambda: points(52), args={"dataloader_drop_last": True, "num_train_epochs": 34}),
     "100 steps": Cell(args={"max_steps": 100}),
-    "items counted by each process": Cell(model=causal_lm, data=lambda: sentences(68), args={**WINDOWS, "max_steps": 100}),
+    "items counted by each process": Cell(
+        model=causal_lm, data=lambda: sentences(68), args={**WINDOWS, "max_steps": 100}
+    ),
     "items counted over the processes": Cell(
         model=causal_lm,
         data=lambda: sentences(68),
@@ -37,7 +39,7 @@ CELLS: dict[str, Cell] = {
     ),
     "gradients averaged each time": Cell(
         data=lambda: points(76),
-        args={**WINDOWS, "max_steps": 100, "accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": True}}},
+        args={**WINDOWS, "max_steps": 100, "accelerator_config": SYNC_EACH},
     ),
     "dispatched batches": Cell(args={"max_steps": 100, "accelerator_config": {"dispatch_batches": True}}),
     "an unseeded sampler": Cell(args={"max_steps": 100, "accelerator_config": {"use_seedable_sampler": False}}),
@@ -47,7 +49,7 @@ CELLS: dict[str, Cell] = {
     "evaluation in between": Cell(
         args={"max_steps": 100, "eval_strategy": "steps", "eval_steps": 9}, eval_data=lambda: points(37, seed=1)
     ),
-}  # fmt: skip
+}
 
 
 def train_all(name: str, folder: str) -> dict[str, Any]:
@@ -60,7 +62,9 @@ def train_all(name: str, folder: str) -> dict[str, Any]:
         except Exception as error:
             found[cell] = f"{type(error).__name__}: {error}"
         else:
-            rows = [{k: v for k, v in row.items() if "per_second" not in k and "runtime" not in k} for row in record.rows]
+            rows = [
+                {k: v for k, v in row.items() if "per_second" not in k and "runtime" not in k} for row in record.rows
+            ]
             found[cell] = [record.losses.tolist(), record.weights.tolist(), rows, record.events, record.training_loss]
     return found
 
