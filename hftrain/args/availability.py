@@ -12,6 +12,7 @@ from typing import Any
 
 from hftrain.args.accelerator import AcceleratorConfig
 from hftrain.args.fields import own_default, shown
+from hftrain.hardware.vendors import PACKAGES, is_importable
 
 OPTIMIZERS = ("adamw_torch", "adamw_torch_fused", "sgd", "adagrad", "rmsprop", "adafactor")
 
@@ -24,18 +25,18 @@ class Row:
         instead: what to set.
         unset: values beside the default that ask for nothing.
         is_for_good: it is no part of hftrain, rather than of this version.
+        lacking: the module that would have to be importable.
     """
 
     instead: str
     unset: tuple[Any, ...] = ()
     is_for_good: bool = False
+    lacking: str = ""
 
 
 _NO_HUB = "Leave it out, and upload the output_dir after training."
 _NO_FSDP = "Leave it out; DistributedDataParallel is used under torchrun."
-_NO_TPU = "Leave it out; CPU, CUDA and MPS are supported."
-_NO_MEMORY_PROBE = "Set skip_memory_metrics=True, and measure with torch.cuda.max_memory_allocated."
-_OWN_METRICS = "Return what the metric needs from TaskModule.eval_step, and name it in configure_metrics."
+_OTHERWISE = "or leave it out: CPU, CUDA and MPS are used without it."
 
 REFUSED: Mapping[str, Row] = {
     # the hub
@@ -56,43 +57,17 @@ REFUSED: Mapping[str, Row] = {
     "fsdp_transformer_layer_cls_to_wrap": Row(_NO_FSDP),
     "deepspeed": Row("Leave it out; DistributedDataParallel is used under torchrun.", unset=({},)),
     "mp_parameters": Row("Leave it out.", is_for_good=True),
-    "tpu_num_cores": Row(_NO_TPU),
-    "tpu_metrics_debug": Row(_NO_TPU),
-    "use_ipex": Row("Set use_ipex=False; torch itself has Intel's kernels."),
-    "debug": Row(
-        "Set debug='', and torch.autograd.set_detect_anomaly(True) to find where a nan comes from.", unset=([],)
-    ),
     # the model and its loss
-    "label_smoothing_factor": Row("Set 0.0, and give torch.nn.functional.cross_entropy its label_smoothing."),
-    "neftune_noise_alpha": Row("Leave it out, and add the noise in the model's embedding."),
-    "past_index": Row("Leave it at -1, and keep the state in the model."),
     "use_liger_kernel": Row(
         "Set use_liger_kernel=False, and apply the kernels to the model before training.", unset=(None,)
     ),
     "liger_kernel_config": Row("Leave it out, and apply the kernels to the model before training.", unset=({},)),
     "optim_target_modules": Row("Leave it out; the optimizers that read it are not there either.", unset=("", [])),
-    "average_tokens_across_devices": Row(
-        "Leave it out: a TaskModule's count_items is summed over all processes anyway.", unset=(None,)
-    ),
-    "auto_find_batch_size": Row("Set a per_device_train_batch_size that fits, and gradient_accumulation_steps."),
     # the data
     "group_by_length": Row("Set group_by_length=False, and sort the data or give a sampler that groups."),
     "length_column_name": Row("Leave it out; only group_by_length reads it.", unset=(None,)),
-    # evaluation
-    "include_inputs_for_metrics": Row(_OWN_METRICS),
-    "include_for_metrics": Row(_OWN_METRICS, unset=([],)),
-    "batch_eval_metrics": Row("Leave it out: the metrics of configure_metrics are updated batch by batch anyway."),
-    "eval_use_gather_object": Row(
-        "Set eval_use_gather_object=False, and return tensors from eval_step.", unset=(None,)
-    ),
-    "jit_mode_eval": Row("Set jit_mode_eval=False, or torch_compile=True."),
-    "use_legacy_prediction_loop": Row("Set use_legacy_prediction_loop=False; there is one evaluation loop."),
     # what is measured and where it goes
-    "skip_memory_metrics": Row(_NO_MEMORY_PROBE),
-    "include_tokens_per_second": Row("Leave it out, and log a count with TaskModule.log.", unset=(None,)),
-    "include_num_input_tokens_seen": Row("Leave it out, and log a count with TaskModule.log.", unset=(None,)),
     "report_to": Row("Set report_to='none', and log from a callback's on_log.", unset=([],)),
-    "logging_dir": Row("Leave it out; no TensorBoard log is written."),
     "ray_scope": Row("Leave it out; only a search with Ray reads it.", unset=(None,)),
     # our own
     "save_async": Row("Leave it out; checkpoints are written before training goes on.", unset=(False,)),
@@ -102,22 +77,32 @@ REFUSED: Mapping[str, Row] = {
     "tracker_errors": Row("Leave it out; there are no trackers."),
     "tracker_close_s": Row("Leave it out; there are no trackers."),
     "report": Row("Leave it out."),
-    "auto_batch_keep_global": Row("Leave it out."),
     # sequence to sequence
     "sortish_sampler": Row("Set sortish_sampler=False."),
-    "predict_with_generate": Row("Set predict_with_generate=False, and call generate in TaskModule.predict_step."),
-    "generation_max_length": Row("Leave it out, and call generate in TaskModule.predict_step."),
-    "generation_num_beams": Row("Leave it out, and call generate in TaskModule.predict_step."),
-    "generation_config": Row("Leave it out, and call generate in TaskModule.predict_step."),
 }
 
 
 def _apex(value: Any) -> Row | None:
-    return Row("Set half_precision_backend='auto': torch's own autocast is used.") if value == "apex" else None
+    return _lacking("apex", "or set 'auto': torch's own autocast is used.") if value == "apex" else None
 
 
-def _opt_level(value: Any) -> Row | None:
-    return Row("Set fp16_opt_level='O1': the other levels are Apex's.") if value in ("O0", "O2", "O3") else None
+def _ipex(value: Any) -> Row | None:
+    return _lacking("ipex", "or set use_ipex=False: torch itself has Intel's kernels.") if value else None
+
+
+def _cores(value: Any) -> Row | None:
+    if value is None:
+        return None
+    return _lacking("xla", _OTHERWISE) or (None if value == 1 else Row("Set 1: one process trains on one core."))
+
+
+def _tpu_metrics(value: Any) -> Row | None:
+    return _lacking("xla", _OTHERWISE) if value is True or "tpu_metrics_debug" in (value or ()) else None
+
+
+def _lacking(backend: str, otherwise: str) -> Row | None:
+    package = PACKAGES[backend]
+    return None if is_importable(backend) else Row(f"{package.install}, {otherwise}", lacking=package.module)
 
 
 def _optimizer(value: Any) -> Row | None:
@@ -125,7 +110,7 @@ def _optimizer(value: Any) -> Row | None:
 
 
 def _backend(value: Any) -> Row | None:
-    return Row("Set 'nccl' on CUDA, 'gloo' on the CPU, or leave it out.") if value in ("mpi", "ccl", "hccl") else None
+    return _lacking(value, "or set 'nccl' on CUDA, 'gloo' on the CPU.") if value in ("ccl", "hccl") else None
 
 
 def _pickles(value: Any) -> Row | None:
@@ -133,18 +118,16 @@ def _pickles(value: Any) -> Row | None:
     return Row(instead, is_for_good=True) if value is False else None
 
 
-def _lists_of_batches(value: Any) -> Row | None:
-    return None if value else Row("Set eval_do_concat_batches=True.")
-
-
 REFUSED_VALUES: Mapping[str, Callable[[Any], Row | None]] = {
     "half_precision_backend": _apex,
     "fp16_backend": _apex,
-    "fp16_opt_level": _opt_level,
+    "use_ipex": _ipex,
+    "tpu_num_cores": _cores,
+    "tpu_metrics_debug": _tpu_metrics,
+    "debug": _tpu_metrics,
     "optim": _optimizer,
     "ddp_backend": _backend,
     "save_safetensors": _pickles,
-    "eval_do_concat_batches": _lists_of_batches,
 }
 
 REFUSED_KEYS: Mapping[str, tuple[Any, Row]] = {  # key of accelerator_config -> (value, why)
@@ -180,5 +163,7 @@ def _is_set(args: Any, name: str, value: Any) -> bool:
 
 
 def _sentence(what: str, row: Row) -> str:
+    if row.lacking:
+        return f"{what} needs {row.lacking}, which cannot be imported. {row.instead}"
     where = "hftrain does not support this" if row.is_for_good else "this version of hftrain does not support this yet"
     return f"{what}: {where}. {row.instead}"

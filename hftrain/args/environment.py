@@ -34,6 +34,7 @@ class DerivedProperties:
     per_device_eval_batch_size: int
     use_cpu: bool
     use_mps_device: bool
+    tpu_num_cores: int | None
     ddp_backend: str | None
     ddp_timeout: int
     log_level: str
@@ -144,7 +145,9 @@ class DerivedProperties:
 
 
 def accelerator_of(args: DerivedProperties) -> str:
-    """What the run computes on, in the engine's words: "cpu", "mps", or "auto" for the best there is."""
+    """What the run computes on, in the engine's words: "cpu", "mps", "xla", or "auto" for the best there is."""
     if args.use_cpu:
         return "cpu"
+    if args.tpu_num_cores is not None:
+        return "xla"
     return "mps" if args.use_mps_device else "auto"

@@ -111,6 +111,27 @@ def _output_dir_names_a_folder(args: Any) -> Iterator[str]:
         yield "output_dir='' names no folder. Set one, or None for 'trainer_output'."
 
 
+@reads("fp16_opt_level", "half_precision_backend")
+def _levels_are_apexes(args: Any) -> Iterator[str]:
+    if args.fp16_opt_level != "O1" and args.half_precision_backend != "apex":
+        yield (
+            f"fp16_opt_level={args.fp16_opt_level!r} is a level of Apex, and half_precision_backend is "
+            f"{args.half_precision_backend!r}. Set half_precision_backend='apex', or fp16_opt_level='O1'."
+        )
+
+
+@reads("half_precision_backend", "use_ipex", "tpu_num_cores")
+def _one_vendor_takes_part(args: Any) -> Iterator[str]:
+    asked = {
+        "half_precision_backend='apex'": args.half_precision_backend == "apex",
+        "use_ipex=True": args.use_ipex,
+        "tpu_num_cores": args.tpu_num_cores is not None,
+    }
+    named = [name for name, is_asked in asked.items() if is_asked]
+    if len(named) > 1:
+        yield f"{' and '.join(named)} are of different devices. Set one of them."
+
+
 @reads("num_train_epochs", "max_steps")
 def _the_run_has_an_end(args: Any) -> Iterator[str]:
     if args.max_steps <= 0 and not 0 <= args.num_train_epochs < math.inf:
@@ -294,6 +315,15 @@ def _a_split_batch_gives_everyone_the_same(args: Any) -> Iterator[str]:
         yield (
             f"per_device_train_batch_size={args.per_device_train_batch_size} cannot be split over {world_size} "
             "processes, and accelerator_config's split_batches=True. Set a multiple of that number."
+        )
+
+
+@reads("auto_find_batch_size", "auto_batch_keep_global")
+def _a_batch_that_is_kept_is_looked_for(args: Any) -> Iterator[str]:
+    if args.auto_batch_keep_global and not args.auto_find_batch_size:
+        yield (
+            "auto_batch_keep_global=True says what auto_find_batch_size does, and that is False. "
+            "Set auto_find_batch_size=True, or leave the other out."
         )
 
 

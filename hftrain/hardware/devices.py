@@ -13,7 +13,9 @@ from torch import Tensor
 
 from hftrain.errors import HardwareError
 from hftrain.hardware.tree import map_tree
+from hftrain.hardware.vendors import is_importable
 from hftrain.hardware.world import World
+from hftrain.hardware.xla import xla_device
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +30,18 @@ def mps_is_there() -> bool:
     return torch.backends.mps.is_available()
 
 
-_IS_THERE: dict[str, Callable[[], bool]] = {"cuda": cuda_is_there, "mps": mps_is_there, "cpu": lambda: True}
+def xla_is_there() -> bool:
+    """Whether torch_xla is installed; whether there is a TPU shows when it is asked for."""
+    return is_importable("xla")
+
+
+# In the order in which "auto" looks: a TPU is used only where it is asked for.
+_IS_THERE: dict[str, Callable[[], bool]] = {
+    "cuda": cuda_is_there,
+    "mps": mps_is_there,
+    "cpu": lambda: True,
+    "xla": xla_is_there,
+}
 
 
 def resolve_accelerator(accelerator: str) -> str:
@@ -51,21 +64,21 @@ def resolve_accelerator(accelerator: str) -> str:
 
 
 def resolve_device(accelerator: str, world: World) -> torch.device:
-    """The one device of this process: ``cuda:<local rank>``, ``mps:0`` or ``cpu``.
+    """The one device of this process: ``cuda:<local rank>``, ``mps:0``, a TPU's core or ``cpu``.
 
     Raises:
-        HardwareError: there is no such device, there are more processes than GPUs, or several processes ask for MPS.
+        HardwareError: there is no such device, there are more processes than GPUs, or several for MPS or a TPU.
     """
     kind = resolve_accelerator(accelerator)
     if kind == "cpu":
         return torch.device("cpu")
-    if kind == "mps":
+    if kind in ("mps", "xla"):
         if world.world_size > 1:
             raise HardwareError(
-                f"{world.world_size} processes were started, but MPS runs in one process. Start without torchrun, "
-                "or set use_cpu=True."
+                f"{world.world_size} processes were started, but {kind.upper()} runs in one process. Start without "
+                "torchrun, or set use_cpu=True."
             )
-        return torch.device("mps", 0)
+        return torch.device("mps", 0) if kind == "mps" else xla_device()
     if world.local_process_index >= torch.cuda.device_count():
         raise HardwareError(
             f"{world.local_world_size} processes were started on a machine where {torch.cuda.device_count()} GPUs are "

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,7 @@ from hftrain.hardware.world import read_world
 
 logger = logging.getLogger(__name__)
 
+VendorName = Literal["apex", "ipex", "xla"]
 T = TypeVar("T")
 OptimizerT = TypeVar("OptimizerT", bound=Optimizer)
 
@@ -63,6 +65,9 @@ class EngineSettings:
     compile: bool = False
     compile_backend: str | None = None
     compile_mode: str | None = None
+    vendor: VendorName | None = None
+    """Whose package takes part: Apex's autocast, Intel's optimizations, or a TPU's core."""
+    apex_opt_level: str = "O1"
 
 
 class Engine:
@@ -418,4 +423,10 @@ def create_engine(settings: EngineSettings) -> Engine:
     Raises:
         HardwareError: this machine or the existing process group cannot do what is asked for.
     """
-    return Engine(settings)
+    if settings.vendor is None:
+        return Engine(settings)
+    kind: type[Engine] = getattr(importlib.import_module("hftrain.hardware.vendor_engines"), _VENDORS[settings.vendor])
+    return kind(settings)
+
+
+_VENDORS: dict[VendorName, str] = {"apex": "ApexEngine", "ipex": "IpexEngine", "xla": "XlaEngine"}

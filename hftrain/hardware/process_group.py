@@ -17,6 +17,7 @@ import torch
 import torch.distributed as dist
 
 from hftrain.errors import HardwareError
+from hftrain.hardware.vendors import PACKAGES, load
 from hftrain.hardware.world import World, read_world
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,7 @@ def ensure_process_group(backend: str | None, timeout_s: float, device: torch.de
     if _is_initialized():
         _check_existing(backend, timeout_s, world)
     elif world.world_size > 1:
+        _load_backend(backend)
         _create(backend or _DEFAULT_BACKENDS.get(device.type, "gloo"), timeout_s, device, world)
 
 
@@ -146,6 +148,13 @@ def _create(backend: str, timeout_s: float, device: torch.device, world: World) 
             f"MASTER_PORT={os.environ['MASTER_PORT']} can be reached, and that every process was started."
         ) from error
     _ours.append(_OurGroup(group=dist.group.WORLD, timeout_s=timeout_s))
+
+
+def _load_backend(backend: str | None) -> None:
+    """Import what registers a vendor's backend with torch."""
+    for name in _backend_names(backend or ""):
+        if name in PACKAGES:
+            load(name)
 
 
 def _backend_names(backend: str) -> list[str]:

@@ -73,7 +73,7 @@ def make_strategy(
     is_distributed = world.world_size > 1
     given = {name: value for name, value in ddp_options.items() if value is not None}
     connector = _connector_class()(
-        accelerator=device.type,
+        accelerator="cpu" if device.type == "xla" else device.type,  # Fabric's own for TPUs starts processes
         strategy=DDPStrategy(**given) if is_distributed else SingleDeviceStrategy(device=device),
         devices=world.local_world_size,
         num_nodes=world.num_nodes,

@@ -44,7 +44,10 @@ class DeviceMethods(TrainerBase):
         All ranks must call this.
         """
         steps = ("training_step",) if isinstance(model, TaskModule) else ()
-        return self._running_engine().wrap(model, steps=steps, move=self.place_model_on_device)
+        engine, optimizer = self._running_engine(), self.optimizer
+        if optimizer is not None:  # it may come from the user
+            engine.make_optimizer(lambda: optimizer)
+        return engine.wrap(model, steps=steps, move=self.place_model_on_device)
 
     def _nested_gather(self, tensors: Any, name: str | None = None) -> Any:
         """Concatenate nested tensors over the processes, 0-d ones to 1-d. All ranks must call this."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -16,13 +17,14 @@ from hftrain.core.speed import speed_metrics
 from hftrain.core.task import TaskModule
 from hftrain.data.epochs import EpochLoader
 from hftrain.errors import CheckpointError, ConfigurationError
+from hftrain.hardware.overflow import overflow_monitor
 from hftrain.trainer.adapters import TrainerActions, TrainerTask
 from hftrain.trainer.batch_size import BatchSizeFitter, accumulation_restored, restore_batch_size
 from hftrain.trainer.counters import observed, settle_counts, tokens_per_second
 from hftrain.trainer.resuming import position_after
 from hftrain.trainer.run_length import horizon_from, horizon_of, training_source
 from hftrain.trainer.settings import data_seed, loop_settings
-from hftrain.types.choices import Event
+from hftrain.types.choices import DebugOption, Event
 from hftrain.types.outputs import TrainOutput
 from hftrain.types.state import TrainerState
 
@@ -58,8 +60,14 @@ def fit(trainer: Trainer, resume_from: bool | str | None) -> TrainOutput:
         runner = _runner(trainer, resume)
         trainer._runner = runner
         started, first_step = time.time(), trainer.state.global_step
-        runner.fit()
+        with _watched(trainer):
+            runner.fit()
         return _finish(trainer, runner, started, first_step)
+
+
+def _watched(trainer: Trainer) -> AbstractContextManager[None]:
+    is_asked = DebugOption.UNDERFLOW_OVERFLOW in trainer.args.debug
+    return overflow_monitor(trainer.model) if is_asked else nullcontext()
 
 
 # ---- before -----------------------------------------------------------------------------------------

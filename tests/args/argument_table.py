@@ -60,7 +60,7 @@ ARGUMENTS: dict[str, str] = {
     "seed": ACTS,
     "data_seed": ACTS,
     "jit_mode_eval": REFUSED,
-    "use_ipex": REFUSED,
+    "use_ipex": ACTS,
     "bf16": ACTS,
     "fp16": ACTS,
     "fp16_opt_level": ACTS,
@@ -70,14 +70,14 @@ ARGUMENTS: dict[str, str] = {
     "tf32": ACTS,
     "local_rank": ACTS,
     "ddp_backend": ACTS,
-    "tpu_num_cores": REFUSED,
-    "tpu_metrics_debug": REFUSED,
-    "debug": REFUSED,
+    "tpu_num_cores": ACTS,
+    "tpu_metrics_debug": ACTS,
+    "debug": ACTS,
     "dataloader_drop_last": ACTS,
     "eval_steps": ACTS,
     "dataloader_num_workers": ACTS,
     "dataloader_prefetch_factor": ACTS,
-    "past_index": REFUSED,
+    "past_index": ACTS,
     "run_name": ACTS,
     "disable_tqdm": ACTS,
     "remove_unused_columns": ACTS,
@@ -92,7 +92,7 @@ ARGUMENTS: dict[str, str] = {
     "fsdp_transformer_layer_cls_to_wrap": REFUSED,
     "accelerator_config": ACTS,
     "deepspeed": REFUSED,
-    "label_smoothing_factor": REFUSED,
+    "label_smoothing_factor": ACTS,
     "optim": ACTS,
     "optim_args": ACTS,
     "adafactor": ACTS,
@@ -133,33 +133,27 @@ ARGUMENTS: dict[str, str] = {
     "torch_compile": ACTS,
     "torch_compile_backend": ACTS,
     "torch_compile_mode": ACTS,
-    "include_tokens_per_second": REFUSED,
-    "include_num_input_tokens_seen": REFUSED,
-    "neftune_noise_alpha": REFUSED,
+    "include_tokens_per_second": ACTS,
+    "include_num_input_tokens_seen": ACTS,
+    "neftune_noise_alpha": ACTS,
     "optim_target_modules": REFUSED,
     "batch_eval_metrics": REFUSED,
     "eval_on_start": ACTS,
     "use_liger_kernel": REFUSED,
     "liger_kernel_config": REFUSED,
     "eval_use_gather_object": REFUSED,
-    "average_tokens_across_devices": REFUSED,
+    "average_tokens_across_devices": ACTS,
 }
 
 # A value other than the default for each refused argument.
 REFUSED_EXAMPLES: dict[str, object] = {
     "logging_dir": "logs",
     "jit_mode_eval": True,
-    "use_ipex": True,
-    "tpu_num_cores": 8,
-    "tpu_metrics_debug": True,
-    "debug": "underflow_overflow",
-    "past_index": 2,
     "fsdp": "full_shard auto_wrap",
     "fsdp_min_num_params": 1000,
     "fsdp_config": "fsdp.json",
     "fsdp_transformer_layer_cls_to_wrap": "BertLayer",
     "deepspeed": {"zero_optimization": {"stage": 2}},
-    "label_smoothing_factor": 0.1,
     "group_by_length": True,
     "length_column_name": "num_tokens",
     "report_to": ["wandb"],
@@ -180,15 +174,11 @@ REFUSED_EXAMPLES: dict[str, object] = {
     "mp_parameters": "x",
     "auto_find_batch_size": True,
     "ray_scope": "all",
-    "include_tokens_per_second": True,
-    "include_num_input_tokens_seen": True,
-    "neftune_noise_alpha": 5.0,
     "optim_target_modules": "all-linear",
     "batch_eval_metrics": True,
     "use_liger_kernel": True,
     "liger_kernel_config": {"rope": True},
     "eval_use_gather_object": True,
-    "average_tokens_across_devices": True,
     # hftrain's own
     "save_async": True,
     "save_minutes": 10,
@@ -200,10 +190,6 @@ REFUSED_EXAMPLES: dict[str, object] = {
     "auto_batch_keep_global": True,
     # sequence to sequence
     "sortish_sampler": True,
-    "predict_with_generate": True,
-    "generation_max_length": 20,
-    "generation_num_beams": 4,
-    "generation_config": "folder",
 }
 
 # Arguments that act, with documented values that do not: argument -> such a value.
@@ -211,8 +197,11 @@ PARTLY_REFUSED: dict[str, object] = {
     "optim": "galore_adamw",
     "half_precision_backend": "apex",
     "fp16_backend": "apex",
-    "fp16_opt_level": "O2",
-    "ddp_backend": "mpi",
+    "use_ipex": True,
+    "tpu_num_cores": 1,
+    "tpu_metrics_debug": True,
+    "debug": "tpu_metrics_debug",
+    "ddp_backend": "ccl",
     "save_safetensors": False,
     "eval_do_concat_batches": False,
     "accelerator_config": {"use_configured_state": True},
@@ -239,6 +228,10 @@ _CHOOSES = "tests/hardware/test_devices.py::test_auto_takes_the_best_device_ther
 _RULES = "tests/args/test_rules.py::test_a_rule_says_what_was_found_and_what_to_set"
 _DDP_OPTIONS = "tests/hardware/test_strategies.py::test_ddp_gets_the_options_that_were_set_and_no_others"
 _GROUP = "tests/distributed/test_process_group.py::test_our_own_group_refuses_contradictions_and_ends_when_told"
+_VENDORS = "tests/trainer/test_vendors.py::"
+_APEX = f"{_VENDORS}test_apex_scales_the_loss_at_the_level_that_is_asked_for"
+_TPU = f"{_VENDORS}test_a_run_on_a_tpu_uses_its_core_and_runs_what_was_recorded_at_each_step"
+_TPU_METRICS = f"{_VENDORS}test_metrics_of_a_tpu_are_printed_after_each_epoch"
 _NOT_OFFERED = "tests/args/test_argument_table.py::test_a_refused_argument_is_named_and_something_else_is_offered"
 
 PROOFS: dict[str, tuple[str, ...]] = {
@@ -299,13 +292,17 @@ PROOFS: dict[str, tuple[str, ...]] = {
     "data_seed": (f"{_UPDATES}test_the_order_of_an_epoch_follows_from_its_seed",),
     "bf16": (_FORMATS, "tests/gpu/test_precision.py::test_the_losses_in_half_precision_follow_those_in_fp32"),
     "fp16": (_ENGINE, "tests/gpu/test_precision.py::test_an_overflow_in_fp16_skips_the_step_and_the_scheduler_waits"),
-    "fp16_opt_level": (_NOT_OFFERED,),  # "O1" is all there is
-    "half_precision_backend": (f"{_DEVICES}test_an_autocast_backend_of_another_device_is_refused", _RULES),
+    "fp16_opt_level": (_APEX, _RULES),
+    "use_ipex": (f"{_VENDORS}test_intels_extension_optimizes_model_and_optimizer_before_training",),
+    "tpu_num_cores": (_TPU,),
+    "tpu_metrics_debug": (_TPU_METRICS,),
+    "debug": (f"{_VENDORS}test_a_run_stops_at_the_module_that_overflowed", _TPU_METRICS),
+    "half_precision_backend": (f"{_DEVICES}test_an_autocast_backend_of_another_device_is_refused", _RULES, _APEX),
     "bf16_full_eval": (_FORMATS,),
     "fp16_full_eval": (_FORMATS,),
     "tf32": (_ENGINE, "tests/hardware/test_precision.py::test_tf32_is_set_and_restored_when_the_engine_closes"),
     "local_rank": (_RULES, "tests/args/test_derivation.py::test_the_local_rank_is_what_the_launcher_says"),
-    "ddp_backend": (_ENGINE, _GROUP),
+    "ddp_backend": (_ENGINE, _GROUP, "tests/hardware/test_vendors.py::test_a_vendors_backend_is_imported_first"),
     "dataloader_drop_last": (_STEPS,),
     "eval_steps": (_ROWS,),
     "dataloader_num_workers": (_WORKERS, f"{_DEVICES}test_workers_read_the_data"),

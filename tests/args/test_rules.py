@@ -29,6 +29,8 @@ ACCUMULATE: dict[str, Any] = {"accelerator_config": {"gradient_accumulation_kwar
         ({"ddp_backend": "ncl"}, "Did you mean 'nccl'"),
         ({"verify_checkpoint": "ful"}, "Did you mean 'full'"),
         ({"half_precision_backend": "amp"}, "half_precision_backend='amp' is not known"),
+        ({"fp16_opt_level": "O2"}, "fp16_opt_level='O2' is a level of Apex, and half_precision_backend is 'auto'"),
+        ({"half_precision_backend": "apex", "use_ipex": True}, "'apex' and use_ipex=True are of different devices"),
         ({"output_dir": ""}, "output_dir='' names no folder"),
         ({"num_train_epochs": -1}, "num_train_epochs=-1 is no number of epochs"),
         ({"logging_steps": 0}, "logging_strategy='steps' needs logging_steps, which is 0"),
