@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hftrain.core.task import TaskModule
+from hftrain.data.dealing import length_of
 from hftrain.errors import ConfigurationError, DataError
 from hftrain.trainer.evaluation import (
     PREDICTION,
@@ -61,13 +62,15 @@ class EvalMethods(ReportMethods):
         return metrics
 
     def _evaluate_one(self, data: Any, ignore_keys: list[str] | None, prefix: str) -> dict[str, float]:
-        loader = self.get_eval_dataloader(data)
-        has_metrics = self.compute_metrics is not None or isinstance(self.model, TaskModule)
-        options = {"prediction_loss_only": None if has_metrics else True}
-        output = timed_loop(self, loader, "Evaluation", prefix=prefix, ignore_keys=ignore_keys, **options)
-        metrics: dict[str, float] = output.metrics  # type: ignore[assignment]
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        with self._memory_tracker.stage("eval") as add_memory:
+            loader = self.get_eval_dataloader(data)
+            has_metrics = self.compute_metrics is not None or isinstance(self.model, TaskModule)
+            options = {"prediction_loss_only": None if has_metrics else True}
+            output = timed_loop(self, loader, "Evaluation", prefix=prefix, ignore_keys=ignore_keys, **options)
+            metrics: dict[str, float] = output.metrics  # type: ignore[assignment]
+            self.log(metrics)
+            self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+            add_memory(metrics)
         return metrics
 
     def predict(
@@ -83,10 +86,12 @@ class EvalMethods(ReportMethods):
 
         All ranks must call this.
         """
-        loader = self.get_test_dataloader(self._prediction_data() if test_dataset is None else test_dataset)
-        output = timed_loop(self, loader, PREDICTION, prefix=metric_key_prefix, ignore_keys=ignore_keys)
-        metrics: dict[str, float] = output.metrics  # type: ignore[assignment]
-        self.control = self.callback_handler.on_predict(self.args, self.state, self.control, metrics)
+        with self._memory_tracker.stage("test") as add_memory:
+            loader = self.get_test_dataloader(self._prediction_data() if test_dataset is None else test_dataset)
+            output = timed_loop(self, loader, PREDICTION, prefix=metric_key_prefix, ignore_keys=ignore_keys)
+            metrics: dict[str, float] = output.metrics  # type: ignore[assignment]
+            self.control = self.callback_handler.on_predict(self.args, self.state, self.control, metrics)
+            add_memory(metrics)
         return PredictionOutput(predictions=output.predictions, label_ids=output.label_ids, metrics=metrics)
 
     def evaluation_loop(
@@ -128,9 +133,9 @@ class EvalMethods(ReportMethods):
         """Do what `evaluation_loop` does over a loader with a length; called with ``use_legacy_prediction_loop``.
 
         Raises:
-            DataError: the loader has no length, or no batch size.
+            DataError: the loader has no length.
         """
-        if not hasattr(dataloader, "__len__"):
+        if length_of(dataloader) is None:
             raise DataError(
                 f"use_legacy_prediction_loop=True needs a dataloader with __len__, and {type(dataloader).__name__} has "
                 "none. Set use_legacy_prediction_loop=False."
