@@ -59,7 +59,7 @@ ARGUMENTS: dict[str, str] = {
     "use_mps_device": ACTS,
     "seed": ACTS,
     "data_seed": ACTS,
-    "jit_mode_eval": REFUSED,
+    "jit_mode_eval": ACTS,
     "use_ipex": ACTS,
     "bf16": ACTS,
     "fp16": ACTS,
@@ -105,7 +105,7 @@ ARGUMENTS: dict[str, str] = {
     "dataloader_pin_memory": ACTS,
     "dataloader_persistent_workers": ACTS,
     "skip_memory_metrics": REFUSED,
-    "use_legacy_prediction_loop": REFUSED,
+    "use_legacy_prediction_loop": ACTS,
     "push_to_hub": REFUSED,
     "resume_from_checkpoint": SCRIPT,
     "hub_model_id": REFUSED,
@@ -116,8 +116,8 @@ ARGUMENTS: dict[str, str] = {
     "hub_revision": REFUSED,
     "gradient_checkpointing": ACTS,
     "gradient_checkpointing_kwargs": ACTS,
-    "include_inputs_for_metrics": REFUSED,
-    "include_for_metrics": REFUSED,
+    "include_inputs_for_metrics": ACTS,
+    "include_for_metrics": ACTS,
     "eval_do_concat_batches": ACTS,
     "fp16_backend": ACTS,
     "push_to_hub_model_id": REFUSED,
@@ -137,18 +137,17 @@ ARGUMENTS: dict[str, str] = {
     "include_num_input_tokens_seen": ACTS,
     "neftune_noise_alpha": ACTS,
     "optim_target_modules": REFUSED,
-    "batch_eval_metrics": REFUSED,
+    "batch_eval_metrics": ACTS,
     "eval_on_start": ACTS,
     "use_liger_kernel": REFUSED,
     "liger_kernel_config": REFUSED,
-    "eval_use_gather_object": REFUSED,
+    "eval_use_gather_object": ACTS,
     "average_tokens_across_devices": ACTS,
 }
 
 # A value other than the default for each refused argument.
 REFUSED_EXAMPLES: dict[str, object] = {
     "logging_dir": "logs",
-    "jit_mode_eval": True,
     "fsdp": "full_shard auto_wrap",
     "fsdp_min_num_params": 1000,
     "fsdp_config": "fsdp.json",
@@ -158,7 +157,6 @@ REFUSED_EXAMPLES: dict[str, object] = {
     "length_column_name": "num_tokens",
     "report_to": ["wandb"],
     "skip_memory_metrics": False,
-    "use_legacy_prediction_loop": True,
     "push_to_hub": True,
     "hub_model_id": "me/model",
     "hub_strategy": "end",
@@ -166,8 +164,6 @@ REFUSED_EXAMPLES: dict[str, object] = {
     "hub_private_repo": False,
     "hub_always_push": True,
     "hub_revision": "main",
-    "include_inputs_for_metrics": True,
-    "include_for_metrics": ["loss"],
     "push_to_hub_model_id": "model",
     "push_to_hub_organization": "me",
     "push_to_hub_token": "secret",
@@ -175,10 +171,8 @@ REFUSED_EXAMPLES: dict[str, object] = {
     "auto_find_batch_size": True,
     "ray_scope": "all",
     "optim_target_modules": "all-linear",
-    "batch_eval_metrics": True,
     "use_liger_kernel": True,
     "liger_kernel_config": {"rope": True},
-    "eval_use_gather_object": True,
     # hftrain's own
     "save_async": True,
     "save_minutes": 10,
@@ -203,7 +197,6 @@ PARTLY_REFUSED: dict[str, object] = {
     "debug": "tpu_metrics_debug",
     "ddp_backend": "ccl",
     "save_safetensors": False,
-    "eval_do_concat_batches": False,
     "accelerator_config": {"use_configured_state": True},
 }
 
@@ -212,6 +205,7 @@ PARTLY_REFUSED: dict[str, object] = {
 _LOOP = "tests/trainer/test_arguments_act.py::"
 _UPDATES = "tests/trainer/test_arguments_act_on_updates.py::"
 _DEVICES = "tests/trainer/test_arguments_act_on_devices.py::"
+_EVALUATION = "tests/trainer/test_evaluation.py::"
 _STEPS = f"{_LOOP}test_an_epoch_of_64_samples_has_so_many_steps"
 _ROWS = f"{_LOOP}test_rows_come_at_these_steps"
 _CHECKPOINTS = f"{_LOOP}test_checkpoints_of_these_steps_are_there"
@@ -335,11 +329,13 @@ PROOFS: dict[str, tuple[str, ...]] = {
     "dataloader_persistent_workers": (_WORKERS,),
     "gradient_checkpointing": (_RECOMPUTES,),
     "gradient_checkpointing_kwargs": (_RECOMPUTES,),
-    # True is all there is: False, lists of batches, is refused.
-    "eval_do_concat_batches": (
-        "tests/trainer/test_evaluate.py::test_predict_gives_predictions_and_labels_in_order",
-        _NOT_OFFERED,
-    ),
+    "eval_do_concat_batches": (f"{_EVALUATION}test_batches_may_stay_apart",),
+    "include_for_metrics": (f"{_EVALUATION}test_the_metric_function_gets_the_inputs_when_asked",),
+    "include_inputs_for_metrics": (f"{_EVALUATION}test_the_metric_function_gets_the_inputs_when_asked",),
+    "batch_eval_metrics": (f"{_EVALUATION}test_a_metric_function_may_be_called_batch_by_batch",),
+    "eval_use_gather_object": (f"{_EVALUATION}test_objects_are_gathered_when_asked",),
+    "jit_mode_eval": (f"{_EVALUATION}test_the_model_is_traced_when_asked",),
+    "use_legacy_prediction_loop": (f"{_EVALUATION}test_the_older_loop_is_called_when_asked",),
     "fp16_backend": (f"{_DEVICES}test_an_autocast_backend_of_another_device_is_refused",),
     "_n_gpu": ("tests/args/test_environment.py::test_a_script_may_say_how_many_gpus_it_uses",),
     "full_determinism": (f"{_UPDATES}test_a_run_may_be_fully_deterministic",),
