@@ -102,6 +102,7 @@ class LoopRunner:
         draw: takes the micro-batches of one step from the iterator, at most as many as it is told, and returns them
             with the count of their items or None; by default as many as wanted, and the task counts.
         fitter: makes batches smaller when a step runs out of memory; None lets the error end the run.
+        read_rate: gives the learning rate for the rows after each update; None: the first group's.
     """
 
     def __init__(
@@ -124,6 +125,7 @@ class LoopRunner:
         restore_rng: Callable[[], None] | None = None,
         draw: Draw | None = None,
         fitter: BatchFitter | None = None,
+        read_rate: Callable[[], Tensor | float] | None = None,
     ) -> None:
         self.task = task
         self.engine = engine
@@ -144,6 +146,7 @@ class LoopRunner:
         self._restore_rng = restore_rng
         self._draw = draw
         self._fitter = fitter
+        self._read_rate = read_rate or (lambda: optimizer.param_groups[0]["lr"])
         self._batches_left: int | None = None
         self._kind_of_step = (0, False)
         self._is_counting: bool | None = None
@@ -287,7 +290,7 @@ class LoopRunner:
         emit(_PRE_OPTIMIZER_STEP)
         stepped = engine.optimizer_step(self.optimizer)
         emit(_OPTIMIZER_STEP)
-        self.learning_rate = self.optimizer.param_groups[0]["lr"]
+        self.learning_rate = self._read_rate()
         if stepped and self.scheduler is not None:
             self.scheduler.step()
         # Also after a skipped step, or its infinities stay in every later sum.

@@ -21,6 +21,7 @@ from hftrain.hardware.overflow import overflow_monitor
 from hftrain.trainer.adapters import TrainerActions, TrainerTask
 from hftrain.trainer.batch_size import BatchSizeFitter, accumulation_restored, restore_batch_size
 from hftrain.trainer.counters import observed, settle_counts, tokens_per_second
+from hftrain.trainer.overrides import is_overridden
 from hftrain.trainer.resuming import position_after
 from hftrain.trainer.run_length import horizon_from, horizon_of, training_source
 from hftrain.trainer.settings import data_seed, loop_settings
@@ -29,6 +30,8 @@ from hftrain.types.outputs import TrainOutput
 from hftrain.types.state import TrainerState
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hftrain.checkpoint.reader import CheckpointReader
     from hftrain.trainer.trainer import Trainer
 
@@ -55,14 +58,14 @@ class Resume:
 
 def fit(trainer: Trainer, resume_from: bool | str | None) -> TrainOutput:
     """Train as `Trainer.train` promises. All ranks must call this."""
-    with accumulation_restored(trainer):
+    with accumulation_restored(trainer), trainer._memory_tracker.stage("train") as add_memory:
         resume = _prepare(trainer, resume_from)
         runner = _runner(trainer, resume)
         trainer._runner = runner
         started, first_step = time.time(), trainer.state.global_step
         with _watched(trainer):
             runner.fit()
-        return _finish(trainer, runner, started, first_step)
+        return _finish(trainer, runner, started, first_step, add_memory)
 
 
 def _watched(trainer: Trainer) -> AbstractContextManager[None]:
@@ -157,6 +160,7 @@ def _runner(trainer: Trainer, resume: Resume | None) -> LoopRunner:
         restore_rng=_rng_restorer(trainer, resume),
         draw=adapter.draw_step if task is None and adapter.draws_steps else None,
         fitter=BatchSizeFitter(trainer) if trainer.args.auto_find_batch_size else None,
+        read_rate=trainer._get_learning_rate if is_overridden(type(trainer), "_get_learning_rate") else None,
     )
 
 
@@ -241,7 +245,13 @@ def _steps_on_metrics(scheduler: Any) -> bool:
 # ---- after ------------------------------------------------------------------------------------------
 
 
-def _finish(trainer: Trainer, runner: LoopRunner, started: float, first_step: int) -> TrainOutput:
+def _finish(
+    trainer: Trainer,
+    runner: LoopRunner,
+    started: float,
+    first_step: int,
+    add_memory: Callable[[dict[str, Any]], None],
+) -> TrainOutput:
     if trainer.args.load_best_model_at_end:
         trainer._load_best_model()
     state, horizon = trainer.state, runner.horizon
@@ -257,6 +267,7 @@ def _finish(trainer: Trainer, runner: LoopRunner, started: float, first_step: in
     metrics.update(tokens_per_second(trainer, started))
     metrics["total_flos"] = state.total_flos
     metrics["train_loss"] = train_loss
+    add_memory(metrics)
     trainer.log(metrics)
     assert trainer._checkpoints is not None  # made in _prepare
     trainer._checkpoints.retain(best=trainer._best_checkpoint())

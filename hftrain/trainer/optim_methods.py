@@ -84,6 +84,10 @@ class OptimMethods(DeviceMethods):
         """Return the learning rate of each parameter group."""
         return [float(group["lr"]) for group in self._groups()]
 
+    def _get_learning_rate(self) -> float:
+        """Return the learning rate that rows show: that of the first parameter group."""
+        return self.get_learning_rates()[0]
+
     def get_optimizer_group(self, param: str | nn.Parameter | None = None) -> Any:
         """Return the optimizer group of a parameter (given itself or by name), or the parameters of all groups."""
         if param is None:

@@ -84,12 +84,18 @@ _CALLED = (
     # saving
     "_get_output_dir",
     "_issue_warnings_after_load",
+    "_load_callback_state",
     "_load_best_model",
     "_load_from_checkpoint",
+    "_load_optimizer_and_scheduler",
+    "_load_rng_state",
+    "_load_scaler",
     "_rotate_checkpoints",
     "_save",
     "_save_checkpoint",
-    "_sorted_checkpoints",
+    "_save_optimizer_and_scheduler",
+    "_save_rng_state",
+    "_save_scaler",
     "compare_trainer_and_checkpoint_args",
     "is_local_process_zero",
     "is_world_process_zero",
@@ -124,8 +130,6 @@ _REACTIONS = (
     "Override log, _evaluate or _save_checkpoint for what is done, and set trainer.control's flags in a callback's "
     "on_step_end for when"
 )
-_PARTS = "Set save_only_model=True to leave it out, or write files of your own in _save_checkpoint or on_save"
-_RESUME = "Change what was loaded in a callback's on_train_begin, or start without resume_from_checkpoint"
 _SEARCH = "Hyperparameter search is not available in this version"
 _HUB = "Pushing to a hub is not available in this version: upload in a callback's on_save"
 _SHARDING = "Neither FSDP, DeepSpeed nor TPU saving is available in this version"
@@ -139,17 +143,11 @@ _DEAD = {
     "_fsdp_qlora_plugin_updates": _SHARDING,
     "_gather_and_numpify": _GATHER,
     "_hp_search_setup": _SEARCH,
-    "_load_callback_state": "Make the callback an ExportableState, and set restore_callback_states_from_checkpoint",
-    "_load_optimizer_and_scheduler": _RESUME,
-    "_load_rng_state": _RESUME,
-    "_load_scaler": _RESUME,
     "_nested_gather": _GATHER,
     "_push_from_checkpoint": _HUB,
     "_report_to_hp_search": _SEARCH,
-    "_save_optimizer_and_scheduler": _PARTS,
-    "_save_rng_state": _PARTS,
-    "_save_scaler": _PARTS,
     "_save_tpu": _SHARDING,
+    "_sorted_checkpoints": "Override _rotate_checkpoints",
     "_tune_save_checkpoint": _SEARCH,
     "propagate_args_to_deepspeed": _SHARDING,
 }

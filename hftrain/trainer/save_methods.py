@@ -119,6 +119,12 @@ class SaveMethods(EvalMethods):
         if self._checkpoints is not None:
             self._checkpoints.clean_up(self.state.best_model_checkpoint)
 
+    def _sorted_checkpoints(
+        self, output_dir: str | None = None, checkpoint_prefix: str = "checkpoint", use_mtime: bool = False
+    ) -> list[str]:
+        """Return the paths of the committed checkpoints, the oldest first; empty outside of `train`."""
+        return [known.path for known in self._checkpoints.committed()] if self._checkpoints is not None else []
+
     def _get_output_dir(self, trial: Any = None) -> str:
         """Return the folder that the run's checkpoints lie in."""
         return plain_path(str(self.args.output_dir))
