@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, RandomSampler
 
-from hftrain.data.loaders import eval_loader, train_loader
+from hftrain.data.loaders import prepared_loader
 from hftrain.errors import ConfigurationError, NotAvailableError
 from hftrain.hardware.process_group import first
 from hftrain.hardware.strategies import StepRouter
@@ -153,7 +153,7 @@ class AcceleratorShim(ProcessPlace):
         return model
 
     def prepare_data_loader(self, data_loader: DataLoader[Any], device_placement: bool | None = None) -> Any:
-        """Give every process its own part of a loader's samples; on one process the loader comes back as it is.
+        """Give every process its own part of a loader's samples; one that shuffles does so by seed and epoch.
 
         The loader of `Trainer.get_train_dataloader`, and any that shuffles, is dealt as training is, so that all
         processes have equally many batches. Others give every sample once. Batches are not moved to the device:
@@ -163,7 +163,7 @@ class AcceleratorShim(ProcessPlace):
         is_asked_for = trainer.is_in_train and trainer._runner is None
         training = is_asked_for or isinstance(data_loader.sampler, RandomSampler)
         settings = loader_settings(trainer.args, self._engine, training=training)
-        return (train_loader if training else eval_loader)(data_loader, settings)
+        return prepared_loader(data_loader, settings, training=training)
 
     def prepare_optimizer(self, optimizer: torch.optim.Optimizer, device_placement: bool | None = None) -> Any:
         """Return the optimizer as it is.
