@@ -211,6 +211,7 @@ SPECIAL: Mapping[str, Converter] = {
     "max_shard_size": lambda value: to_str(value) if isinstance(value, str) else f"{to_int(value)}B",
     "optim_target_modules": lambda value: value if value is None or isinstance(value, str) else to_list(value),
     "output_dir": lambda value: None if value is None else os.path.expanduser(to_str(value)),
+    "logging_dir": lambda value: None if value is None else os.path.expanduser(to_str(value)),
     "report_to": _to_trackers,
     "resume_from_checkpoint": lambda value: value if value is None or isinstance(value, bool) else to_str(value),
     "save_steps": _to_steps,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 from hftrain.args.accelerator import AcceleratorConfig
@@ -21,11 +24,18 @@ def derived(args: Any) -> Iterator[tuple[str, Any]]:
         yield "output_dir", DEFAULT_OUTPUT_DIR
     if args.run_name is None:
         yield "run_name", args.output_dir
+    if args.logging_dir is None and isinstance(args.output_dir, str):
+        yield "logging_dir", _dated_folder(args.output_dir)
     if args.local_rank == -1:
         yield "local_rank", read_world().local_process_index
     yield from _of_evaluation(args)
     yield from _of_the_best_model(args)
     yield from _of_running(args)
+
+
+def _dated_folder(output_dir: str) -> str:
+    """Return where TensorBoard's own writer would put a run that starts now on this machine."""
+    return os.path.join(output_dir, "runs", f"{datetime.now().astimezone():%b%d_%H-%M-%S}_{socket.gethostname()}")
 
 
 def _of_evaluation(args: Any) -> Iterator[tuple[str, Any]]:

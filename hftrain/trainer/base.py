@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hftrain.data.loaders import KeptLoader
     from hftrain.hardware.engine import Engine
     from hftrain.trainer.accelerator import AcceleratorShim
+    from hftrain.trainer.memory import MemoryTracker
     from hftrain.types.control import TrainerControl
     from hftrain.types.state import TrainerState
 
@@ -105,6 +106,7 @@ class TrainerBase:
     _train_batch_size: int
     _past: Any
     _token_counter: TokenCounter | None
+    _memory_tracker: MemoryTracker
     _created_lr_scheduler: bool
     _signature_columns: list[str] | None
     _kept_loaders: dict[str, KeptLoader]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hftrain.args.accelerator import AcceleratorConfig
 from hftrain.core.counting import ObservedSource
 from hftrain.data.epochs import EpochLoader
 from hftrain.errors import ConfigurationError, HardwareError
@@ -26,12 +27,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def smaller_batch_size(size: int, *, divides: int | None = None) -> int:
-    """Return half of ``size``, rounded down; or the largest size up to that which divides ``divides``; 0 below 1."""
-    half = size // 2
-    if divides is None:
-        return half
-    return max((candidate for candidate in range(1, half + 1) if divides % candidate == 0), default=0)
+def smaller_batch_size(size: int, *, divides: int | None = None, multiple_of: int = 1) -> int:
+    """Return half of ``size``, or the next smaller size that is possible; 0 when there is none.
+
+    Args:
+        size: the batch size that was too large.
+        divides: a number of samples that batches of the new size should make up exactly.
+        multiple_of: the number of processes that a batch is split over.
+    """
+    half = size // 2 - size // 2 % multiple_of
+    possible = (new for new in range(half, 0, -multiple_of) if divides is None or divides % new == 0)
+    return next(possible, 0)
 
 
 @contextmanager
@@ -148,15 +154,19 @@ class BatchSizeFitter:
     def _next_size(self) -> int:
         trainer, args = self._trainer, self._trainer.args
         global_size = trainer._train_batch_size * args.gradient_accumulation_steps
+        config = args.accelerator_config
+        is_split = isinstance(config, AcceleratorConfig) and config.split_batches
         size = smaller_batch_size(
-            trainer._train_batch_size, divides=global_size if args.auto_batch_keep_global else None
+            trainer._train_batch_size,
+            divides=global_size if args.auto_batch_keep_global else None,
+            multiple_of=self._engine.world_size if is_split else 1,
         )
         if size == 0:
             said = next((message for message in self._engine.gather_object(self._message) if message), "out of memory")
             raise HardwareError(
-                "No executable batch size found: with auto_find_batch_size=True the batch size reached one sample, and "
-                f"a training step of it still ran out of memory ({said}). Make the model or its inputs smaller, or set "
-                "gradient_checkpointing=True or bf16=True."
+                "No executable batch size found: auto_find_batch_size=True came down to batches of "
+                f"{trainer._train_batch_size}, and a training step of that still runs out of memory ({said}). Make the "
+                "model or its inputs smaller, or set gradient_checkpointing=True or bf16=True."
             )
         return size
 

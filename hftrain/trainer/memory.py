@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from hftrain.hardware.memory import DeviceMemory
@@ -86,7 +87,7 @@ class MemoryTracker:
             What ends the measurement and adds its rows to a dict of metrics, those of the construction before it with
             the first stage that has any. It does nothing for a stage that is not measured.
         """
-        used = None if self._args.skip_memory_metrics or self._is_measuring else _memory_of_process()
+        used = None if self._args.skip_memory_metrics or self._is_measuring else self._memory_of_process
         if used is None:
             yield lambda metrics: None
             return
@@ -110,20 +111,20 @@ class MemoryTracker:
             if any(row.startswith("gpu") for row in started.end()):
                 metrics["before_init_mem_gpu"] = started.device_at_start
 
+    @cached_property
+    def _memory_of_process(self) -> Callable[[], int] | None:
+        """What reads the resident bytes of this process; None, with a warning, without psutil."""
+        try:
+            import psutil
+        except ImportError:
+            logger.warning(
+                "skip_memory_metrics=False needs the package psutil, which is not installed: no memory rows are added. "
+                "Run `pip install psutil`, or set skip_memory_metrics=True."
+            )
+            return None
+        process = psutil.Process()
+        return lambda: int(process.memory_info().rss)
+
 
 def _named(stage: str, rows: dict[str, int]) -> dict[str, int]:
     return {f"{stage}_mem_{row}": size for row, size in rows.items()}
-
-
-def _memory_of_process() -> Callable[[], int] | None:
-    """Return what reads the resident bytes of this process; None, with a warning, without psutil."""
-    try:
-        import psutil
-    except ImportError:
-        logger.warning(
-            "skip_memory_metrics=False needs the package psutil, which is not installed: no memory rows are added. "
-            "Run `pip install psutil`, or set skip_memory_metrics=True."
-        )
-        return None
-    process = psutil.Process()
-    return lambda: int(process.memory_info().rss)

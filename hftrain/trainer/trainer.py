@@ -34,6 +34,7 @@ from hftrain.trainer.construction import (
 )
 from hftrain.trainer.fitting import fit, refuse_resume_value
 from hftrain.trainer.later_methods import LaterMethods
+from hftrain.trainer.memory import MemoryTracker
 from hftrain.trainer.noise import embedding_noise
 from hftrain.trainer.overrides import check_overrides
 from hftrain.trainer.run_length import InitialValues, initial_values
@@ -110,27 +111,29 @@ class Trainer(LaterMethods):
         self.is_in_train = False
         self._train_batch_size = self.args.train_batch_size
         self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
-        self._seed()
-        first_model(model, model_init)
-        self.model_init = model_init
-        self._take_model(model if model is not None else self.call_model_init())
-        self.processing_class = _processing_class(processing_class, tokenizer)
-        self.datamodule, self.train_dataset, self.eval_dataset = datamodule, train_dataset, eval_dataset
-        check_collator(data_collator)
-        self.data_collator = data_collator or default_collator(self.model, self.processing_class)
-        self.compute_loss_func, self.compute_metrics = compute_loss_func, compute_metrics
-        self.preprocess_logits_for_metrics = preprocess_logits_for_metrics
-        self.neftune_noise_alpha = self.args.neftune_noise_alpha
-        smoothing = self.args.label_smoothing_factor
-        self.label_smoother = LabelSmoother(smoothing) if smoothing else None
-        self.current_flos = 0.0
-        self._past = self._token_counter = None
-        self._given_optimizers = optimizers
-        self.optimizer, self.lr_scheduler = optimizers
-        self._created_lr_scheduler = False
-        self.optimizer_cls_and_kwargs = optimizer_cls_and_kwargs
-        self._check_parameters()
-        self._start_callbacks(callbacks or [])
+        self._memory_tracker = MemoryTracker(self.args)
+        with self._memory_tracker.stage("init"):
+            self._seed()
+            first_model(model, model_init)
+            self.model_init = model_init
+            self._take_model(model if model is not None else self.call_model_init())
+            self.processing_class = _processing_class(processing_class, tokenizer)
+            self.datamodule, self.train_dataset, self.eval_dataset = datamodule, train_dataset, eval_dataset
+            check_collator(data_collator)
+            self.data_collator = data_collator or default_collator(self.model, self.processing_class)
+            self.compute_loss_func, self.compute_metrics = compute_loss_func, compute_metrics
+            self.preprocess_logits_for_metrics = preprocess_logits_for_metrics
+            self.neftune_noise_alpha = self.args.neftune_noise_alpha
+            smoothing = self.args.label_smoothing_factor
+            self.label_smoother = LabelSmoother(smoothing) if smoothing else None
+            self.current_flos = 0.0
+            self._past = self._token_counter = None
+            self._given_optimizers = optimizers
+            self.optimizer, self.lr_scheduler = optimizers
+            self._created_lr_scheduler = False
+            self.optimizer_cls_and_kwargs = optimizer_cls_and_kwargs
+            self._check_parameters()
+            self._start_callbacks(callbacks or [])
 
     def _take_model(self, model: nn.Module) -> None:
         """Keep the model, place it, and read from it what evaluation and loss depend on."""
