@@ -152,7 +152,7 @@ def run(library: Any, cell: Cell, folder: Path, *, resume: str | None = None, **
     path = str(folder / library.name / resume) if resume is not None else None
     output = trainer.train(resume_from_checkpoint=path)
     return Record(
-        losses=torch.stack(losses).double(),
+        losses=torch.stack(losses).double() if losses else torch.zeros(0, dtype=torch.float64),
         rows=trainer.state.log_history,
         events=events,
         keywords=keywords,

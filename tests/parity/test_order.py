@@ -17,6 +17,8 @@ pytestmark = pytest.mark.filterwarnings("default")
 
 RUN: dict[str, Any] = {"num_train_epochs": 3, "logging_steps": 3}
 EVALUATED: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 4}
+# The loss is lowest in the middle of the run.
+OVERSHOT: dict[str, Any] = {"learning_rate": 0.5, "lr_scheduler_type": "constant"}
 WATCHED: dict[str, Any] = {
     "eval_strategy": "epoch",
     "save_strategy": "epoch",
@@ -53,10 +55,9 @@ RUNS: dict[str, dict[str, Any]] = {
     },
     "saving by steps": {"save_strategy": "steps", "save_steps": 5},
     "saving by epochs": {"save_strategy": "epoch"},
-    "saving the best": {**WATCHED, "save_strategy": "best"},
-    "keeping the best": {**WATCHED, "load_best_model_at_end": True, "learning_rate": 0.5},
-    "keeping one": {**WATCHED, "save_total_limit": 1, "load_best_model_at_end": True, "learning_rate": 0.5},
-    "best and steps": {**WATCHED, **EVALUATED, "save_strategy": "steps", "save_steps": 8, "learning_rate": 0.5},
+    "keeping the best": {**WATCHED, "load_best_model_at_end": True, **OVERSHOT},
+    "keeping one": {**WATCHED, "save_total_limit": 1, "load_best_model_at_end": True, **OVERSHOT},
+    "best and steps": {**WATCHED, **EVALUATED, "save_strategy": "steps", "save_steps": 8, **OVERSHOT},
     "best without a checkpoint": {**WATCHED, **EVALUATED, "save_strategy": "steps", "save_steps": 5},
     "a loss that is filtered": {"logging_nan_inf_filter": False},
     "no clipping": {"max_grad_norm": 0},
@@ -66,8 +67,8 @@ RUNS: dict[str, dict[str, Any]] = {
 RESUMED: dict[str, tuple[dict[str, Any], int]] = {
     "in the middle of an epoch": ({"save_strategy": "steps", "save_steps": 5}, 10),
     "in the middle of an epoch of windows": (
-        {"save_strategy": "steps", "save_steps": 4, "gradient_accumulation_steps": 3},
-        4,
+        {"save_strategy": "steps", "save_steps": 3, "gradient_accumulation_steps": 2},
+        6,
     ),
     "at the end of an epoch": ({"save_strategy": "epoch"}, 16),
     "at the end of the run": ({"save_strategy": "epoch"}, 24),
@@ -87,18 +88,12 @@ def cell(args: dict[str, Any], **changes: Any) -> Cell:
 def assert_same(mine: Record, reference: Record) -> None:
     assert mine.events == reference.events
     assert row_differences(mine, reference) == []
-    assert {name: mine.state[name] for name in mine.state.keys() - OWN} == {
-        name: reference.state[name] for name in reference.state.keys() - OWN
-    } or _nearly(mine.state, reference.state)
-    best, expected = (record.state["best_model_checkpoint"] for record in (mine, reference))
-    assert (best and Path(best).name) == (expected and Path(expected).name)
+    for name in mine.state.keys() - OWN:
+        value, expected = mine.state[name], reference.state[name]
+        assert value == (pytest.approx(expected, rel=1e-6) if isinstance(expected, float) else expected), name
+    best, seen = (record.state["best_model_checkpoint"] for record in (mine, reference))
+    assert (best and Path(best).name) == (seen and Path(seen).name)
     assert mine.keywords == reference.keywords
-
-
-def _nearly(mine: dict[str, Any], reference: dict[str, Any]) -> bool:
-    for name in mine.keys() - OWN:
-        assert mine[name] == pytest.approx(reference[name], rel=1e-6), name
-    return True
 
 
 def stopping(event: str, step: int, flag: str) -> Any:
@@ -163,7 +158,7 @@ def test_a_callback_asks_where_it_asks_the_reference(tmp_path: Path, flag: str, 
 
 @pytest.mark.parametrize("patience", [1, 2])
 def test_early_stopping_stops_at_the_same_evaluation(tmp_path: Path, patience: int) -> None:
-    args = {**WATCHED, "num_train_epochs": 12, "learning_rate": 0.5, "load_best_model_at_end": True}
+    args = {**WATCHED, "num_train_epochs": 12, **OVERSHOT, "load_best_model_at_end": True}
     mine, reference = both(cell(args, callbacks=lambda library: [library.EarlyStoppingCallback(patience)]), tmp_path)
     assert mine.state["global_step"] < 96
     assert_same(mine, reference)
@@ -187,3 +182,26 @@ def test_a_run_goes_on_as_the_reference_goes_on(tmp_path: Path, name: str) -> No
     theirs = [row for row in reference.rows if "train_loss" not in row and row["step"] > step + 3]
     assert row_differences(replace(mine, rows=exact), replace(reference, rows=theirs)) == []
     assert mine.training_loss == pytest.approx(whole[0].training_loss, rel=1e-6) or args.get("ignore_data_skip")
+
+
+def test_the_best_is_saved_where_the_reference_saves_it_and_here_it_is_found_again(tmp_path: Path) -> None:
+    args = {**WATCHED, **OVERSHOT, "save_strategy": "best"}
+    mine, reference = both(cell(args), tmp_path)
+    assert (mine.events, row_differences(mine, reference)) == (reference.events, [])
+    folders = ({path.name for path in (tmp_path / name).iterdir()} for name in ("hftrain", "transformers"))
+    assert next(folders) == next(folders)
+    # The reference forgets the step, and with it the checkpoint, of the best under this strategy.
+    assert Path(mine.state["best_model_checkpoint"]).name == f"checkpoint-{mine.state['best_global_step']}"
+    assert reference.state["best_model_checkpoint"] is None
+
+
+def test_a_resumed_epoch_keeps_its_last_window_which_the_reference_loses(tmp_path: Path) -> None:
+    args = {"save_strategy": "steps", "save_steps": 4, "gradient_accumulation_steps": 3}
+    whole = both(cell(args), tmp_path)
+    mine, reference = both(cell(args), tmp_path, resume="checkpoint-4")
+    assert mine.weights.tolist() == whole[0].weights.tolist()
+    assert mine.weights.tolist() != reference.weights.tolist()
+    steps = [
+        len([1 for name, _ in record.events if name == "on_optimizer_step"]) for record in (*whole, mine, reference)
+    ]
+    assert steps == [9, 9, 5, 4]
