@@ -42,7 +42,7 @@ ARGUMENTS: dict[str, str] = {
     "log_level": ACTS,
     "log_level_replica": ACTS,
     "log_on_each_node": ACTS,
-    "logging_dir": REFUSED,
+    "logging_dir": ACTS,
     "logging_strategy": ACTS,
     "logging_first_step": ACTS,
     "logging_steps": ACTS,
@@ -96,15 +96,15 @@ ARGUMENTS: dict[str, str] = {
     "optim": ACTS,
     "optim_args": ACTS,
     "adafactor": ACTS,
-    "group_by_length": REFUSED,
-    "length_column_name": REFUSED,
+    "group_by_length": ACTS,
+    "length_column_name": ACTS,
     "report_to": REFUSED,
     "ddp_find_unused_parameters": ACTS,
     "ddp_bucket_cap_mb": ACTS,
     "ddp_broadcast_buffers": ACTS,
     "dataloader_pin_memory": ACTS,
     "dataloader_persistent_workers": ACTS,
-    "skip_memory_metrics": REFUSED,
+    "skip_memory_metrics": ACTS,
     "use_legacy_prediction_loop": ACTS,
     "push_to_hub": REFUSED,
     "resume_from_checkpoint": SCRIPT,
@@ -125,7 +125,7 @@ ARGUMENTS: dict[str, str] = {
     "push_to_hub_token": REFUSED,
     "_n_gpu": ACTS,
     "mp_parameters": REFUSED,
-    "auto_find_batch_size": REFUSED,
+    "auto_find_batch_size": ACTS,
     "full_determinism": ACTS,
     "torchdynamo": ACTS,
     "ray_scope": REFUSED,
@@ -143,20 +143,22 @@ ARGUMENTS: dict[str, str] = {
     "liger_kernel_config": REFUSED,
     "eval_use_gather_object": ACTS,
     "average_tokens_across_devices": ACTS,
+    # sequence to sequence
+    "sortish_sampler": ACTS,
+    "predict_with_generate": ACTS,
+    "generation_max_length": ACTS,
+    "generation_num_beams": ACTS,
+    "generation_config": ACTS,
 }
 
 # A value other than the default for each refused argument.
 REFUSED_EXAMPLES: dict[str, object] = {
-    "logging_dir": "logs",
     "fsdp": "full_shard auto_wrap",
     "fsdp_min_num_params": 1000,
     "fsdp_config": "fsdp.json",
     "fsdp_transformer_layer_cls_to_wrap": "BertLayer",
     "deepspeed": {"zero_optimization": {"stage": 2}},
-    "group_by_length": True,
-    "length_column_name": "num_tokens",
     "report_to": ["wandb"],
-    "skip_memory_metrics": False,
     "push_to_hub": True,
     "hub_model_id": "me/model",
     "hub_strategy": "end",
@@ -168,7 +170,6 @@ REFUSED_EXAMPLES: dict[str, object] = {
     "push_to_hub_organization": "me",
     "push_to_hub_token": "secret",
     "mp_parameters": "x",
-    "auto_find_batch_size": True,
     "ray_scope": "all",
     "optim_target_modules": "all-linear",
     "use_liger_kernel": True,
@@ -181,9 +182,7 @@ REFUSED_EXAMPLES: dict[str, object] = {
     "tracker_errors": "raise",
     "tracker_close_s": 5,
     "report": "html",
-    "auto_batch_keep_global": True,
     # sequence to sequence
-    "sortish_sampler": True,
 }
 
 # Arguments that act, with documented values that do not: argument -> such a value.
@@ -226,6 +225,8 @@ _VENDORS = "tests/trainer/test_vendors.py::"
 _APEX = f"{_VENDORS}test_apex_scales_the_loss_at_the_level_that_is_asked_for"
 _TPU = f"{_VENDORS}test_a_run_on_a_tpu_uses_its_core_and_runs_what_was_recorded_at_each_step"
 _TPU_METRICS = f"{_VENDORS}test_metrics_of_a_tpu_are_printed_after_each_epoch"
+_SEQ2SEQ = "tests/trainer/test_seq2seq.py::"
+_GENERATES = f"{_SEQ2SEQ}test_predictions_are_the_references"
 _NOT_OFFERED = "tests/args/test_argument_table.py::test_a_refused_argument_is_named_and_something_else_is_offered"
 
 PROOFS: dict[str, tuple[str, ...]] = {
@@ -255,6 +256,10 @@ PROOFS: dict[str, tuple[str, ...]] = {
     "log_level": (_LOG_LEVEL,),
     "log_level_replica": (_LOG_LEVEL,),
     "log_on_each_node": (_LOG_LEVEL,),
+    "logging_dir": (
+        "tests/args/test_derivation.py::test_the_log_folder_is_dated_and_named_after_the_machine",
+        "tests/trainer/test_report.py::test_a_callback_writes_into_the_log_folder",
+    ),
     "logging_strategy": (_ROWS,),
     "logging_first_step": (_ROWS,),
     "logging_steps": (_ROWS,),
@@ -303,6 +308,13 @@ PROOFS: dict[str, tuple[str, ...]] = {
     "dataloader_prefetch_factor": (_WORKERS,),
     "run_name": (f"{_LOOP}test_a_checkpoint_knows_the_name_of_its_run",),
     "disable_tqdm": (f"{_LOOP}test_rows_are_printed_or_a_bar_is_drawn",),
+    "skip_memory_metrics": (
+        "tests/trainer/test_memory.py::test_the_first_stage_tells_the_construction_too",
+        "tests/trainer/test_memory.py::test_nothing_is_measured_unless_it_is_asked_for",
+    ),
+    "auto_find_batch_size": (
+        "tests/trainer/test_batch_size.py::test_a_run_that_does_not_fit_becomes_the_run_of_the_size_that_does",
+    ),
     "remove_unused_columns": (f"{_DEVICES}test_a_batch_holds_what_the_model_takes_and_the_labels",),
     "label_names": (f"{_DEVICES}test_a_batch_holds_what_the_model_takes_and_the_labels",),
     "load_best_model_at_end": (f"{_LOOP}test_the_best_weights_are_loaded_only_when_asked",),
@@ -345,6 +357,10 @@ PROOFS: dict[str, tuple[str, ...]] = {
     "torch_compile_backend": (_COMPILED, _COMPILES),
     "torch_compile_mode": (_COMPILED,),
     "eval_on_start": (_ROWS, "tests/trainer/test_train.py::test_eval_on_start_comes_before_the_first_step"),
+    "predict_with_generate": (_GENERATES, f"{_SEQ2SEQ}test_without_generating_it_is_a_trainer"),
+    "generation_max_length": (_GENERATES,),
+    "generation_num_beams": (_GENERATES,),
+    "generation_config": (_GENERATES, f"{_SEQ2SEQ}test_every_new_model_gets_the_configuration"),
 }
 
 # Every argument, or value of one, that is refused -> the test that it is.

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,6 +48,16 @@ PLATEAU = "reduce_lr_on_plateau"
 def test_what_nobody_set_follows(given: dict[str, Any], follows: dict[str, Any]) -> None:
     args = TrainingArguments(**{"output_dir": "out", **given})
     assert {name: getattr(args, name) for name in follows} == follows
+
+
+def test_the_log_folder_is_dated_and_named_after_the_machine() -> None:
+    from transformers import TrainingArguments as Reference
+
+    ours, theirs = TrainingArguments("~/out"), Reference("~/out")
+    assert ours.logging_dir is not None
+    for taken, expected in zip(re.split("[-_:]", ours.logging_dir), re.split("[-_:]", theirs.logging_dir), strict=True):
+        assert taken == expected or taken.isdigit()
+    assert TrainingArguments("out", logging_dir="~/logs").logging_dir == str(Path("~/logs").expanduser())
 
 
 def best() -> TrainingArguments:

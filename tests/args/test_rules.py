@@ -63,6 +63,7 @@ ACCUMULATE: dict[str, Any] = {"accelerator_config": {"gradient_accumulation_kwar
         ({**ACCUMULATE, "gradient_accumulation_steps": 2}, "num_steps=4 contradict each other"),
         ({"accelerator_config": {"gradient_accumulation_kwargs": {"num_stps": 4}}}, "Did you mean 'num_steps'"),
         ({"accelerator_config": {"gradient_accumulation_kwargs": {"num_steps": 0}}}, "num_steps=0 must be"),
+        ({"auto_batch_keep_global": True}, "Set auto_find_batch_size=True, or leave the other out"),
         ({"local_rank": 3}, "local_rank=3, but this is local process 0"),
         ({"max_shard_size": "lots"}, "max_shard_size='lots' is no size"),
     ],

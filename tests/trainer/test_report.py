@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from transformers import trainer_pt_utils as theirs
 
-from hftrain import Trainer
+from hftrain import Trainer, TrainerCallback
 from hftrain.trainer.report_methods import ReportMethods
 from tests.trainer.tasks import trainer
 
@@ -94,6 +94,20 @@ def test_the_state_is_written_where_the_run_is(tmp_path: Path) -> None:
     ours.state.global_step = 7
     ours.save_state()
     assert json.loads((tmp_path / "new" / "trainer_state.json").read_text())["global_step"] == 7
+
+
+@pytest.mark.parametrize("given", ["logs", None])
+def test_a_callback_writes_into_the_log_folder(tmp_path: Path, given: str | None) -> None:
+    class Write(TrainerCallback):
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            folder = Path(args.logging_dir)
+            folder.mkdir(parents=True)
+            (folder / "rows.json").write_text(json.dumps(state.log_history))
+
+    where = None if given is None else str(tmp_path / given)
+    trainer(tmp_path, max_steps=1, logging_dir=where, callbacks=[Write()]).train()
+    (written,) = tmp_path.rglob("rows.json")
+    assert written.parent.parent == (tmp_path if given else tmp_path / "runs")
 
 
 def test_a_row_of_training_tells_the_tokens_per_second(tmp_path: Path) -> None:
