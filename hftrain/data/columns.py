@@ -24,7 +24,9 @@ def signature_columns(model: nn.Module, label_names: Iterable[str] = ()) -> list
     its own forward names nothing; PEFT's mixed adapters have it as ``base_model.model``.
     """
     base_of: Callable[[], Any] | None = getattr(model, "get_base_model", None)
-    is_mixed = base_of is None and hasattr(model, "peft_config")
+    # A model of transformers with adapters added to it has a peft_config too, and is its own base.
+    is_own_base = getattr(model, "_hf_peft_config_loaded", False)
+    is_mixed = base_of is None and hasattr(model, "peft_config") and not is_own_base
     base: Any = model.base_model.model if is_mixed else model if base_of is None else base_of()  # type: ignore[union-attr]
     parameters = inspect.signature(base.forward).parameters
     return list(dict.fromkeys([*parameters, *_LABEL_COLUMNS, *label_names]))
