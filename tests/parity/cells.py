@@ -109,7 +109,9 @@ CELLS: dict[str, Cell] = {
     "a warmup ratio": Cell(args={"warmup_ratio": 0.13}),
     # ---- losses
     "label smoothing": Cell(model=classifier, data=classified, args={"label_smoothing_factor": 0.1}),
-    "label smoothing of a causal LM": _language(label_smoothing_factor=0.1, gradient_accumulation_steps=2),
+    "label smoothing of a causal LM": _language(
+        label_smoothing_factor=0.1, gradient_accumulation_steps=2, num_train_epochs=25
+    ),
     "a loss function": Cell(
         model=causal_lm,
         data=sentences,
