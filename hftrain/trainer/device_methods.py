@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from hftrain.core.task import TaskModule
@@ -26,6 +27,16 @@ class DeviceMethods(TrainerBase):
         """Set up `accelerator`, once, when the Trainer is made."""
         self.accelerator = AcceleratorShim(self)
         self.is_fsdp_enabled = self.is_deepspeed_enabled = False
+        self._start_accelerate()
+
+    def _start_accelerate(self) -> None:
+        """Let a subclass call accelerate's own functions (``set_seed``, ``gather_object``), which need its state."""
+        accelerate: Any = sys.modules.get("accelerate")
+        is_subclass = type(self).__module__.partition(".")[0] != __name__.partition(".")[0]
+        if accelerate is None or not is_subclass or accelerate.state.AcceleratorState._shared_state:
+            return
+        here = self._running_engine()  # accelerate uses the process group that is there
+        accelerate.Accelerator(cpu=here.device.type == "cpu", mixed_precision=self.accelerator.mixed_precision)
 
     def get_tp_size(self) -> int:
         """Return over how many processes one layer is spread: 1."""

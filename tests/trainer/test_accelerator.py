@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -190,3 +192,16 @@ def test_a_subclass_may_put_another_in_its_place(tmp_path: Path) -> None:
     trainer = Own(Model(), arguments(tmp_path, max_steps=3), train_dataset=Points())
     trainer.train()
     assert (Louder.calls, trainer.is_fsdp_enabled, trainer.is_deepspeed_enabled) == (3, False, False)
+
+
+def test_a_subclass_may_call_functions_of_accelerate_that_need_its_state(tmp_path: Path) -> None:
+    class Own(Trainer):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            set_seed(3, device_specific=True)
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    made(tmp_path)
+    assert not AcceleratorState._shared_state  # nothing is started for a Trainer that is nobody's subclass
+    Own(Model(), arguments(tmp_path), train_dataset=Points())
+    assert torch.initial_seed() == 3
