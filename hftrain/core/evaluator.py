@@ -71,16 +71,17 @@ class Evaluator:
     def run(self, source: EpochSource, step: Step, sinks: Sequence[Sink] = ()) -> Outcome:
         """Return what the sinks computed, and the mean loss. All ranks must call this.
 
-        The loss is read from the device once, at the end.
+        A batch's loss counts as often as the batch has samples, unless the step gives a "loss_weight". The mean is
+        read from the device once, at the end.
         """
-        losses, samples, batches = Meters(), 0, 0
+        losses, samples, batches = _Losses(), 0, 0
         for batch, is_last in _with_last(source.open(0)):
             known = source.num_real(batches)
             size = batch_size(batch) if known is None else known
             output = step(batch, size)
             loss = output.get("loss")
             if loss is not None and size:
-                losses.add("loss", loss, size)
+                losses.add(loss, output.get("loss_weight", size))
             for sink in sinks:
                 sink.add(output, size, is_last=is_last)
             samples, batches = samples + size, batches + 1
@@ -90,10 +91,40 @@ class Evaluator:
             metrics.update(sink.compute())
         return Outcome(
             metrics=metrics,
-            loss=losses.close(self._engine.gather_object).get("loss"),
+            loss=losses.mean(self._engine),
             num_samples=sum(self._engine.gather_object(samples)),
             num_batches=batches,
         )
+
+
+class _Losses:
+    """The losses of all batches, on the device.
+
+    They are copied into blocks: a small tensor kept from every batch would pin the places that the batch's large ones
+    leave free, and memory would grow with the number of batches.
+    """
+
+    _BLOCK = 256
+
+    def __init__(self) -> None:
+        self._blocks: list[Tensor] = []
+        self._weights: list[float] = []
+
+    def add(self, loss: Tensor | float, weight: float) -> None:
+        """Keep one batch's loss. Never reads a tensor."""
+        place = len(self._weights) % self._BLOCK
+        if place == 0:
+            like = loss if isinstance(loss, Tensor) else torch.zeros(())
+            self._blocks.append(torch.zeros(self._BLOCK, dtype=like.dtype, device=like.device))
+        self._blocks[-1][place] = loss.detach().reshape(()) if isinstance(loss, Tensor) else loss
+        self._weights.append(weight)
+
+    def mean(self, engine: Engine) -> float | None:
+        """Return the weighted mean over all ranks, None where there was no loss. All ranks must call this."""
+        values = [value for block in self._blocks for value in block.tolist()]
+        own = sum(value * weight for value, weight in zip(values, self._weights, strict=False)), sum(self._weights)
+        totals, weights = zip(*engine.gather_object(own), strict=True)
+        return sum(totals) / sum(weights) if sum(weights) else None
 
 
 def _with_last(batches: Iterator[Any]) -> Iterator[tuple[Any, bool]]:
