@@ -30,9 +30,9 @@ class TrainerTask:
         self._model = trainer.model_wrapped
         self._epoch: Any = None
         self._is_checked = self._is_tidy = False
-        self._checks_count = (
-            trainer.args.gradient_accumulation_steps > 1
-            and trainer.model_accepts_loss_kwargs
+        self._checks_count = False  # from the first step on that has several micro-batches
+        self._may_check_count = (
+            trainer.model_accepts_loss_kwargs
             and trainer.compute_loss_func is None
             # What an override makes of the count is its own affair, and calling it once more could have effects.
             and all(_is_own(trainer, name) for name in ("training_step", "compute_loss", "_prepare_inputs"))
@@ -45,6 +45,7 @@ class TrainerTask:
     def begin_step(self, num_batches: int, *, is_counted: bool = False) -> None:
         """Tell the Trainer how many micro-batches the coming steps have."""
         self._trainer.current_gradient_accumulation_steps = num_batches
+        self._checks_count = self._may_check_count and is_counted and num_batches > 1
 
     def count_items(self, group: Sequence[Any]) -> None:
         """Count nothing: `draw_step` does."""
@@ -54,14 +55,13 @@ class TrainerTask:
         trainer = self._trainer
         if batches is not self._epoch:
             self._epoch, trainer._past = batches, None
-        group, num_items = trainer.get_batch_samples(batches, num_batches, trainer._running_engine().device)
-        if self._checks_count and num_items is not None:
-            self._checks_count = False
-            warn_if_count_is_ignored(trainer, group[0], num_items)
-        return group, num_items
+        return trainer.get_batch_samples(batches, num_batches, trainer._running_engine().device)
 
     def forward_backward(self, batch: Any, num_items: Tensor | None) -> Tensor:
         """Call `Trainer.training_step`."""
+        if self._checks_count:
+            warn_if_count_is_ignored(self._trainer, batch, num_items)
+            self._checks_count = self._may_check_count = False  # now, since out of memory means once more
         share: Any = self._training_step(self._model, batch, num_items)
         if not self._is_checked:
             check_share(share)

@@ -100,6 +100,14 @@ def test_a_resumed_run_starts_where_it_is(capsys: pytest.CaptureFixture[str]) ->
     callback.on_train_end(SimpleNamespace(disable_tqdm=False), state, TrainerControl())
 
 
+def test_a_run_that_gets_more_steps_has_a_longer_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    callback, state, args = ProgressCallback(), TrainerState(max_steps=10), SimpleNamespace(disable_tqdm=False)
+    callback.on_train_begin(args, state, TrainerControl())
+    state.global_step, state.max_steps = 1, 20
+    callback.on_step_end(args, state, TrainerControl())
+    assert " 1/20 " in capsys.readouterr().err
+
+
 def test_a_loader_without_length_has_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
     args = SimpleNamespace(disable_tqdm=False)
     evaluate(ProgressCallback(), args, TrainerState(), TrainerControl(), loader=iter([1, 2, 3]))

@@ -112,6 +112,28 @@ def test_a_plain_module_is_fitted_too_and_its_tokens_are_counted_once(tmp_path: 
     assert (ours._train_batch_size, ours.state.num_input_tokens_seen) == (2, 2 * 64 * 4)
 
 
+@pytest.mark.parametrize("ignores", [True, False])
+def test_whether_the_model_ignores_the_count_is_looked_at_with_batches_that_fit(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, ignores: bool
+) -> None:
+    class Counted(Model):
+        accepts_loss_kwargs = True
+
+        def forward(self, x: Tensor, labels: Tensor, num_items_in_batch: Any = None) -> dict[str, Tensor]:
+            if len(x) > 4:
+                raise torch.OutOfMemoryError(OUT_OF_MEMORY)
+            loss = functional.mse_loss(self.net(x).squeeze(1), labels, reduction="sum")
+            return {"loss": loss / (8 if ignores else num_items_in_batch)}
+
+    data = [{"x": sample["x"], "labels": sample["y"]} for sample in Points()]  # type: ignore[attr-defined]
+    settings = arguments(tmp_path, auto_find_batch_size=True, auto_batch_keep_global=True, max_steps=2)
+    with caplog.at_level(logging.WARNING, "hftrain"):
+        ours = Trainer(model=Counted(), args=settings, train_dataset=data)
+        ours.train()
+    assert ours._train_batch_size == 4
+    assert ("its loss does not depend on it" in caplog.text) is ignores
+
+
 # ---- the global batch -------------------------------------------------------------------------------
 
 
