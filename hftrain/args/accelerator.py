@@ -13,12 +13,15 @@ class AcceleratorConfig:
 
     Attributes:
         split_batches: the train batch size counts all processes together, not each one.
-        dispatch_batches: one process reads and sends to the others; ``None`` and ``False`` let each read its own.
+        dispatch_batches: one process reads and sends to the others; ``False`` lets each read its own, and ``None``
+            lets each do so unless the data set is iterable only.
         even_batches: repeat samples from the start so that every process gets the same number of batches.
         use_seedable_sampler: the order of an epoch follows from seed and epoch alone.
         non_blocking: copies to the device do not wait for it.
         gradient_accumulation_kwargs: ``num_steps`` (instead of ``gradient_accumulation_steps``) and
             ``sync_each_batch`` (sum gradients over processes after every micro-batch: slower, less memory).
+            ``adjust_scheduler`` and ``sync_with_dataloader`` may be said and change nothing, as in transformers: the
+            schedule moves once per update, and an epoch ends with an update.
         use_configured_state: take over a process group that somebody else described.
     """
 

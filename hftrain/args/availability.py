@@ -64,8 +64,6 @@ REFUSED: Mapping[str, Row] = {
     "liger_kernel_config": Row("Leave it out, and apply the kernels to the model before training.", unset=({},)),
     "optim_target_modules": Row("Leave it out; the optimizers that read it are not there either.", unset=("", [])),
     # the data
-    "group_by_length": Row("Set group_by_length=False, and sort the data or give a sampler that groups."),
-    "length_column_name": Row("Leave it out; only group_by_length reads it.", unset=(None,)),
     # what is measured and where it goes
     "report_to": Row("Set report_to='none', and log from a callback's on_log.", unset=([],)),
     "ray_scope": Row("Leave it out; only a search with Ray reads it.", unset=(None,)),
@@ -78,7 +76,6 @@ REFUSED: Mapping[str, Row] = {
     "tracker_close_s": Row("Leave it out; there are no trackers."),
     "report": Row("Leave it out."),
     # sequence to sequence
-    "sortish_sampler": Row("Set sortish_sampler=False."),
 }
 
 
@@ -131,12 +128,9 @@ REFUSED_VALUES: Mapping[str, Callable[[Any], Row | None]] = {
 }
 
 REFUSED_KEYS: Mapping[str, tuple[Any, Row]] = {  # key of accelerator_config -> (value, why)
-    "dispatch_batches": (True, Row("Leave it out: every process reads its own batches.")),
-    "use_seedable_sampler": (False, Row("Leave it out: the order of an epoch follows from the seed.")),
     "use_configured_state": (True, Row("Leave it out: hftrain creates the process group.", is_for_good=True)),
 }
-ACCUMULATION_KEYS = ("num_steps", "sync_each_batch")
-LATER_ACCUMULATION_KEYS = ("adjust_scheduler", "sync_with_dataloader")
+ACCUMULATION_KEYS = ("num_steps", "sync_each_batch", "adjust_scheduler", "sync_with_dataloader")
 
 
 def refusals(args: Any, names: Iterable[str]) -> Iterator[tuple[str, str]]:
@@ -152,10 +146,6 @@ def refusals(args: Any, names: Iterable[str]) -> Iterator[tuple[str, str]]:
         for key, (refused, row) in REFUSED_KEYS.items():
             if getattr(args.accelerator_config, key) is refused:
                 yield "accelerator_config", _sentence(f"accelerator_config's {key}={refused}", row)
-        for key in LATER_ACCUMULATION_KEYS:
-            if key in (args.accelerator_config.gradient_accumulation_kwargs or {}):
-                text = f"accelerator_config's gradient_accumulation_kwargs with {key!r}"
-                yield "accelerator_config", _sentence(text, Row("Leave it out."))
 
 
 def _is_set(args: Any, name: str, value: Any) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hftrain.args.accelerator import AcceleratorConfig
-from hftrain.args.availability import ACCUMULATION_KEYS, LATER_ACCUMULATION_KEYS
+from hftrain.args.availability import ACCUMULATION_KEYS
 from hftrain.args.conversion import suggestion
 from hftrain.args.fields import shown
 from hftrain.hardware.world import read_world
@@ -293,7 +293,7 @@ def _workers(args: Any) -> Iterator[str]:
 def _accumulation_is_said_once(args: Any) -> Iterator[str]:
     config: AcceleratorConfig = args.accelerator_config
     for key in config.gradient_accumulation_kwargs or {}:
-        if key not in ACCUMULATION_KEYS + LATER_ACCUMULATION_KEYS:
+        if key not in ACCUMULATION_KEYS:
             yield (
                 f"accelerator_config's gradient_accumulation_kwargs have no key {key!r}. "
                 f"{suggestion(key, ACCUMULATION_KEYS)}"

@@ -78,6 +78,6 @@ class RunningArguments:
     dataloader_persistent_workers: bool = argument(False, "Keep the workers from one epoch to the next.")
     remove_unused_columns: bool | None = argument(True, "Drop columns that the model's forward does not take.")
     label_names: list[str] | None = argument(None, "Keys of a batch that hold labels; None: by the model's signature.")
-    group_by_length: bool = argument(False, "Put samples of similar length into one batch.")
+    group_by_length: bool = argument(False, "Put samples of similar length into one batch, with a bit of randomness.")
     length_column_name: str | None = argument("length", "Column that holds the lengths.")
     ignore_data_skip: bool = argument(False, "On resume, start the epoch's data over instead of where it stopped.")

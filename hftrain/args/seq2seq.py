@@ -14,7 +14,7 @@ from hftrain.args.training import TrainingArguments
 class Seq2SeqTrainingArguments(TrainingArguments):
     """``TrainingArguments`` and what evaluation by generating needs."""
 
-    sortish_sampler: bool = argument(False, "Put samples of roughly similar length into one batch.")
+    sortish_sampler: bool = argument(False, "Put training samples of roughly similar length into one batch.")
     predict_with_generate: bool = argument(False, "Evaluate and predict by generating.")
     generation_max_length: int | None = argument(None, "Length that generation stops at; None: the model's.")
     generation_num_beams: int | None = argument(None, "Beams of the search; None: the model's.")

@@ -51,6 +51,10 @@ class ObservedSource:
         """Return how many batches are left."""
         return self._source.remaining(samples_done=samples_done, batches_done=batches_done)
 
+    def order(self) -> dict[str, Any] | None:
+        """Return where the order of the open epoch comes from."""
+        return self._source.order()
+
     def num_real(self, index: int) -> int | None:
         """Return how many samples of a batch count."""
         return self._source.num_real(index)

@@ -101,6 +101,9 @@ class EpochSource(Protocol):
     def remaining(self, *, samples_done: int, batches_done: int) -> int | None:
         """Return how many batches are left on this rank behind a position; None when unknown."""
 
+    def order(self) -> dict[str, Any] | None:
+        """Return as JSON where the order of the open epoch comes from; None where seed and epoch say it."""
+
     def num_real(self, index: int) -> int | None:
         """Return how many samples of the open epoch's batch ``index`` count; None means all."""
 

@@ -77,6 +77,7 @@ class BatchSizeFitter:
     they had the memory (`EngineSettings.defer_sync`); that costs a host read a step.
 
     Out of memory in the optimizer, in evaluation or in saving ends the run: a smaller training batch would not help.
+    A module whose forward waits for the other processes itself (SyncBatchNorm) cannot be fitted on several of them.
     """
 
     def __init__(self, trainer: Trainer) -> None:
@@ -172,6 +173,7 @@ class BatchSizeFitter:
 
     def _smaller_source(self, loop: LoopRunner) -> EpochLoader:
         source, before = training_source(self._trainer), loop.source.global_batch_size
+        source.load_order(loop.source.order())
         now = source.global_batch_size
         if now is None or before is None or now >= before:
             raise ConfigurationError(

@@ -51,6 +51,7 @@ class Resume:
 
     state: TrainerState
     position: Position | None
+    order: dict[str, Any] | None
     windows: list[dict[str, Any]]
     shape: dict[str, Any]
     reader: CheckpointReader
@@ -105,6 +106,7 @@ def _read(reader: CheckpointReader) -> Resume:
     return Resume(
         state=TrainerState(**{name: value for name, value in fields.items() if name in known}),
         position=Position(**data["position"]) if "position" in data else None,
+        order=data.get("order"),
         windows=data.get("windows", []),
         shape={name: data[name] for name in RUN_SHAPE if data.get(name) is not None},
         reader=reader,
@@ -122,6 +124,7 @@ def _runner(trainer: Trainer, resume: Resume | None) -> LoopRunner:
     task = trainer.model if isinstance(trainer.model, TaskModule) else None
     settings = loop_settings(trainer.args, loss_decimals=ROW_DECIMALS if task is None else None)
     source = training_source(trainer)
+    source.load_order(resume.order if resume is not None else None)
     position = _position(trainer, source, resume)
     horizon = horizon_of(trainer, source)
     if resume is not None and _shape_changed(trainer, resume, settings):

@@ -71,6 +71,7 @@ def data_document(trainer: SaveMethods) -> dict[str, Any]:
     assert runner is not None  # set for the duration of train
     return {
         "position": runner.position.to_dict(),
+        "order": runner.source.order(),
         # One window a rank: each has its own losses until they are averaged for a row.
         "windows": engine.gather_object(
             {
@@ -112,7 +113,7 @@ def differing_arguments(args: TrainingArguments, state: TrainerState) -> list[st
         "save_steps": _steps(args.save_steps, state.max_steps),
     }
     then = {name: getattr(state, name) for name in now}
-    if state.train_batch_size is not None:
+    if state.train_batch_size is not None and not args.auto_find_batch_size:  # which goes on with what it found
         now["per_device_train_batch_size"] = args.per_device_train_batch_size
         then["per_device_train_batch_size"] = state.train_batch_size // max(1, args.n_gpu)
     return [

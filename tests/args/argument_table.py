@@ -204,6 +204,7 @@ PARTLY_REFUSED: dict[str, object] = {
 _LOOP = "tests/trainer/test_arguments_act.py::"
 _UPDATES = "tests/trainer/test_arguments_act_on_updates.py::"
 _DEVICES = "tests/trainer/test_arguments_act_on_devices.py::"
+_DATA = "tests/trainer/test_data_methods.py::"
 _EVALUATION = "tests/trainer/test_evaluation.py::"
 _STEPS = f"{_LOOP}test_an_epoch_of_64_samples_has_so_many_steps"
 _ROWS = f"{_LOOP}test_rows_come_at_these_steps"
@@ -288,7 +289,10 @@ PROOFS: dict[str, tuple[str, ...]] = {
         f"{_UPDATES}test_the_order_of_an_epoch_follows_from_its_seed",
         f"{_UPDATES}test_a_new_model_follows_from_the_seed",
     ),
-    "data_seed": (f"{_UPDATES}test_the_order_of_an_epoch_follows_from_its_seed",),
+    "data_seed": (
+        f"{_UPDATES}test_the_order_of_an_epoch_follows_from_its_seed",
+        f"{_DATA}test_samples_come_in_the_references_order_beside_a_model_that_draws",
+    ),
     "bf16": (_FORMATS, "tests/gpu/test_precision.py::test_the_losses_in_half_precision_follow_those_in_fp32"),
     "fp16": (_ENGINE, "tests/gpu/test_precision.py::test_an_overflow_in_fp16_skips_the_step_and_the_scheduler_waits"),
     "fp16_opt_level": (_APEX, _RULES),
@@ -315,17 +319,25 @@ PROOFS: dict[str, tuple[str, ...]] = {
     "auto_find_batch_size": (
         "tests/trainer/test_batch_size.py::test_a_run_that_does_not_fit_becomes_the_run_of_the_size_that_does",
     ),
-    "remove_unused_columns": (f"{_DEVICES}test_a_batch_holds_what_the_model_takes_and_the_labels",),
+    "remove_unused_columns": (f"{_DATA}test_the_collator_sees_what_the_model_takes",),
     "label_names": (f"{_DEVICES}test_a_batch_holds_what_the_model_takes_and_the_labels",),
     "load_best_model_at_end": (f"{_LOOP}test_the_best_weights_are_loaded_only_when_asked",),
     "metric_for_best_model": (f"{_LOOP}test_the_best_is_judged_by_the_metric_that_is_named",),
     "greater_is_better": (f"{_LOOP}test_the_best_is_the_least_or_the_greatest",),
+    "group_by_length": (
+        f"{_DATA}test_samples_come_in_the_references_order_beside_a_model_that_draws",
+        f"{_DATA}test_a_resumed_epoch_of_grouped_samples_goes_on_with_those_left",
+    ),
+    "length_column_name": (f"{_DATA}test_grouping_uses_the_column_of_lengths_that_is_named",),
+    "sortish_sampler": (f"{_DATA}test_a_sortish_sampler_groups_the_training_samples_only",),
     "ignore_data_skip": (f"{_LOOP}test_a_resumed_epoch_starts_over_or_goes_on",),
     "accelerator_config": (
         _STEPS,
         _ENGINE,
         f"{_DEVICES}test_the_loaders_are_told",
         f"{_DEVICES}test_the_loop_is_told_to_sync_after_each_batch",
+        f"{_DATA}test_a_key_of_accelerator_config_reaches_the_loaders",
+        "tests/distributed/test_loaders.py::test_batches_and_draws_are_those_of_accelerate",
     ),
     "optim": (f"{_UPDATES}test_the_optimizer_is_the_one_that_is_named",),
     "optim_args": (_OPTIMIZER,),
@@ -359,7 +371,7 @@ PROOFS: dict[str, tuple[str, ...]] = {
     "eval_on_start": (_ROWS, "tests/trainer/test_train.py::test_eval_on_start_comes_before_the_first_step"),
     "predict_with_generate": (_GENERATES, f"{_SEQ2SEQ}test_without_generating_it_is_a_trainer"),
     "generation_max_length": (_GENERATES,),
-    "generation_num_beams": (_GENERATES,),
+    "generation_num_beams": (f"{_SEQ2SEQ}test_the_arguments_of_generating_reach_generate",),
     "generation_config": (_GENERATES, f"{_SEQ2SEQ}test_every_new_model_gets_the_configuration"),
 }
 
