@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.distributed.launch import launch
 from tests.parity.harness import Cell, Record, build, differences, ours, run, theirs
 from tests.parity.models import causal_lm, classified, classifier, gpt2, sentences
 
@@ -64,6 +65,33 @@ def test_pickled_weights_are_read(tmp_path: Path) -> None:
     assert (checkpoint / "pytorch_model.bin").exists()
     mine, reference = resumed(Cell(), checkpoint, tmp_path, num_train_epochs=2)
     assert differences(Cell(), mine, reference)["weights"] <= Cell().tolerance
+
+
+TWO_PROCESSES: dict[str, Any] = {
+    "num_train_epochs": 4,
+    "save_strategy": "steps",
+    "save_steps": 5,
+    "ddp_backend": "gloo",
+}
+
+
+def in_two_processes(name: str, folder: str, resume: str | None) -> list[Any]:
+    """Train with the library of this name; give each step's loss, and the weights."""
+    library = {"hftrain": ours, "transformers": theirs}[name]()
+    record = run(library, Cell(), Path(folder), resume=resume, **TWO_PROCESSES)
+    return [record.losses.tolist(), record.weights.tolist()]
+
+
+@pytest.mark.slow
+def test_two_processes_of_the_reference_go_on_as_if_uninterrupted(tmp_path: Path) -> None:
+    # There they cannot go on at all on the CPU: torch knows no device "cpu:0" to load an optimizer to.
+    whole = launch(in_two_processes, "transformers", str(tmp_path), None)
+    checkpoint = shutil.copytree(tmp_path / "transformers/checkpoint-5", tmp_path / "checkpoint-5")
+    assert {"rng_state_0.pth", "rng_state_1.pth"} <= {file.name for file in checkpoint.iterdir()}
+    resumed = launch(in_two_processes, "hftrain", str(tmp_path), str(checkpoint))
+    for (losses, weights), (expected, expected_weights) in zip(resumed, whole, strict=True):
+        assert losses == pytest.approx(expected[5:], abs=Cell().tolerance)
+        assert weights == pytest.approx(expected_weights, abs=Cell().tolerance)
 
 
 def test_the_rows_of_both_parts_are_kept(tmp_path: Path) -> None:
