@@ -104,9 +104,8 @@ class Trainer(LaterMethods):
         set_log_level(self.args)
         self._engine = self._runner = self._checkpoints = self._loaded_checkpoint = None
         self.create_accelerator_and_postprocess()
-        self._stages_set_up = set()
+        self._stages_set_up, self._kept_loaders = set(), {}
         self.run_id = self.hp_name = self.hub_model_id = self._signature_columns = None
-        self._kept_loaders = {}
         self.model_preparation_time = self.jit_compilation_time = self._ignore_keys_for_eval = None
         self.is_in_train = False
         self._train_batch_size = self.args.train_batch_size
