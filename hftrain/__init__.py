@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from hftrain.trainer.search import default_hp_space_ray as default_hp_space_ray
     from hftrain.trainer.search import default_hp_space_sigopt as default_hp_space_sigopt
     from hftrain.trainer.search import default_hp_space_wandb as default_hp_space_wandb
+    from hftrain.trainer.seq2seq import Seq2SeqTrainer as Seq2SeqTrainer
     from hftrain.trainer.trainer import Trainer as Trainer
     from hftrain.types.callback import TrainerCallback as TrainerCallback
     from hftrain.types.choices import DebugOption as DebugOption
@@ -101,6 +102,7 @@ _HOME = {
     "ProgressCallback": "hftrain.callbacks.progress",
     "SaveStrategy": "hftrain.types.choices",
     "SchedulerType": "hftrain.types.choices",
+    "Seq2SeqTrainer": "hftrain.trainer.seq2seq",
     "Seq2SeqTrainingArguments": "hftrain.args.seq2seq",
     "TaskModule": "hftrain.core.task",
     "TrainOutput": "hftrain.types.outputs",

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 class EvalMethods(ReportMethods):
     """Evaluate, predict, and judge what is best."""
 
+    _averages_batches = False  # True: the mean loss counts every batch alike, however many samples it has
+
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:

@@ -253,7 +253,8 @@ class _ModelStep:
             )
         self._needs_labels = False  # one look is enough
         mean = loss.mean() if isinstance(loss, Tensor) and loss.dim() else loss
-        return {"loss": mean, "preds": preds, "target": target}
+        output = {"loss": mean, "preds": preds, "target": target}
+        return {**output, "loss_weight": 1} if self._trainer._averages_batches else output
 
 
 def _is_overridden(trainer: EvalMethods, name: str) -> bool:
