@@ -180,19 +180,20 @@ class LoopRunner:
         self.events.emit(Event.EPOCH_BEGIN)
         if self._fitter is not None:
             self._fitter.begin_epoch()
-        batches = self.source.open(position.epoch, samples_done=position.samples, batches_done=position.batches)
-        self._put_back_rng()
-        if self._train_on_what_fits(batches):
+        if self._train_on_what_fits():
             position.next_epoch()
         self.events.emit(Event.EPOCH_END)
         self._react()
 
-    def _train_on_what_fits(self, batches: Iterator[Any]) -> bool:
+    def _train_on_what_fits(self) -> bool:
+        done = self.position
+        batches = self.source.open(done.epoch, samples_done=done.samples, batches_done=done.batches)
+        self._put_back_rng()
         while True:
             try:
                 return self._train_on(batches)
             except _StepDoesNotFitError:
-                pass  # go on outside the handler: the error's frames would keep the step's memory
+                del batches  # with its workers; and go on outside the handler, whose error has the step's memory
             assert self._fitter is not None  # the error is raised only with one
             batches = self._fitter.reopen(self)
 

@@ -24,14 +24,15 @@ class Large(Fit):
     def __init__(self, most: int = 4, first: int = 1, error: str = "OutOfMemoryError") -> None:
         torch.manual_seed(0)
         super().__init__(dropout=0.0)
-        self.most, self.first, self.calls, self.trained = most, first, 0, []
-        self.error = torch.OutOfMemoryError if error == "OutOfMemoryError" else RuntimeError
+        self.most, self.first, self.calls, self.trained, self.error = most, first, 0, [], error
 
     def training_step(self, batch: dict[str, Tensor]) -> Any:
         self.calls += 1
         self.log("size", float(len(batch["x"])))
         if self.calls >= self.first and len(batch["x"]) > self.most:
-            raise self.error(OUT_OF_MEMORY)
+            if self.error == "OutOfMemoryError":
+                raise torch.OutOfMemoryError(OUT_OF_MEMORY)
+            torch.empty(2**60, dtype=torch.uint8)  # the host's allocator raises
         self.trained.append(batch["y"].tolist())
         return super().training_step(batch)
 
@@ -51,7 +52,7 @@ def find(folder: Path, task: Any, **changes: Any) -> Trainer:
 # ---- what the run becomes ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("error", ["OutOfMemoryError", "RuntimeError"])
+@pytest.mark.parametrize("error", ["OutOfMemoryError", "of the host"])
 def test_a_run_that_does_not_fit_becomes_the_run_of_the_size_that_does(tmp_path: Path, error: str) -> None:
     found = find(tmp_path, Large(most=2, error=error))
     asked = trainer(tmp_path, Large(), per_device_train_batch_size=2)
@@ -297,6 +298,18 @@ def test_memory_that_runs_out_elsewhere_ends_the_run(tmp_path: Path, where: str)
 
 
 # ---- on the way -------------------------------------------------------------------------------------
+
+
+def test_workers_of_the_larger_batches_have_ended_when_those_of_the_smaller_begin(tmp_path: Path) -> None:
+    workers: list[int] = []
+
+    class Look(TrainerCallback):
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            workers.append(len(torch.multiprocessing.active_children()))
+
+    settings: dict[str, Any] = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True}
+    find(tmp_path, Large(first=2), callbacks=[Look()], max_steps=4, **settings)
+    assert workers == [1, 1, 1, 1]
 
 
 def test_the_memory_of_the_step_that_did_not_fit_is_free_for_the_next(tmp_path: Path) -> None:
