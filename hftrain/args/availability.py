@@ -110,11 +110,6 @@ def _backend(value: Any) -> Row | None:
     return _lacking(value, "or set 'nccl' on CUDA, 'gloo' on the CPU.") if value in ("ccl", "hccl") else None
 
 
-def _pickles(value: Any) -> Row | None:
-    instead = "Set save_safetensors=True: checkpoints hold no pickles, and tensors that share memory are saved once."
-    return Row(instead, is_for_good=True) if value is False else None
-
-
 REFUSED_VALUES: Mapping[str, Callable[[Any], Row | None]] = {
     "half_precision_backend": _apex,
     "fp16_backend": _apex,
@@ -124,7 +119,6 @@ REFUSED_VALUES: Mapping[str, Callable[[Any], Row | None]] = {
     "debug": _tpu_metrics,
     "optim": _optimizer,
     "ddp_backend": _backend,
-    "save_safetensors": _pickles,
 }
 
 REFUSED_KEYS: Mapping[str, tuple[Any, Row]] = {  # key of accelerator_config -> (value, why)

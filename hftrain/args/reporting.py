@@ -51,7 +51,7 @@ class ReportingArguments:
     save_strategy: SaveStrategy | str = argument("steps", "When to save: 'no', 'steps', 'epoch' or 'best'.")
     save_steps: float = argument(500, "Updates between two checkpoints, or, below 1, their part of all updates.")
     save_total_limit: int | None = argument(None, "Checkpoints to keep; None or 0: all.")
-    save_safetensors: bool | None = argument(True, "Write safetensors files, never pickles.")
+    save_safetensors: bool | None = argument(True, "False only warns: safetensors files are written, never pickles.")
     save_on_each_node: bool = argument(False, "Save on every node; for nodes without a common folder.")
     save_only_model: bool = argument(False, "Save the model without what a resume needs.")
     restore_callback_states_from_checkpoint: bool = argument(False, "Restore callbacks from the checkpoint on resume.")

@@ -217,6 +217,11 @@ class SaveMethods(EvalMethods):
         return self._running_engine().broadcast_object(moved if is_here else best)
 
     def _new_checkpoints(self) -> CheckpointManager:
+        if not self.args.save_safetensors:
+            logger.warning(
+                "save_safetensors=False: weights are written as safetensors all the same, never as a pickle. Tensors "
+                "that share memory are saved once."
+            )
         return CheckpointManager(
             self._get_output_dir(),
             run_id=self.run_id or "",

@@ -195,7 +195,6 @@ PARTLY_REFUSED: dict[str, object] = {
     "tpu_metrics_debug": True,
     "debug": "tpu_metrics_debug",
     "ddp_backend": "ccl",
-    "save_safetensors": False,
     "accelerator_config": {"use_configured_state": True},
 }
 
@@ -268,10 +267,9 @@ PROOFS: dict[str, tuple[str, ...]] = {
     "save_strategy": (_CHECKPOINTS, "tests/trainer/test_save.py::test_save_strategy_best_saves_only_improvements"),
     "save_steps": (_CHECKPOINTS,),
     "save_total_limit": (_CHECKPOINTS,),
-    # True is all there is: False, pickles, is refused.
     "save_safetensors": (
         "tests/trainer/test_save.py::test_a_checkpoint_holds_the_documented_files_and_no_pickle",
-        _NOT_OFFERED,
+        "tests/trainer/test_save_methods.py::test_safetensors_are_written_where_pickles_were_asked_for_and_a_line_says_so",
     ),
     "save_on_each_node": (
         f"{_LOOP}test_saving_on_each_of_several_nodes_is_refused_where_it_would_act",

@@ -192,6 +192,15 @@ def test_numbers_of_numpy_and_torch_in_the_rows_are_saved_as_numbers(tmp_path: P
     assert (row["numpy"], row["torch"]) == (0.5, 2)
 
 
+def test_safetensors_are_written_where_pickles_were_asked_for_and_a_line_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(tmp_path, save_safetensors=False)
+    assert "written as safetensors all the same" in caplog.text
+    assert (tmp_path / "checkpoint-8/model.safetensors").exists()
+    assert not list(tmp_path.glob("checkpoint-8/*.bin"))
+
+
 # ---- changed arguments ------------------------------------------------------------------------------
 
 
