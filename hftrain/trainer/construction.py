@@ -188,6 +188,16 @@ def check_metrics(args: TrainingArguments, compute_metrics: Any) -> None:
         )
 
 
+def warn_of_generating(args: TrainingArguments, trainer: type) -> None:
+    """Say that a plain ``Trainer`` does not generate, if the arguments ask for it; a subclass may do so itself."""
+    if getattr(args, "predict_with_generate", False) and trainer.__module__ == "hftrain.trainer.trainer":
+        warnings.warn(
+            "predict_with_generate=True is what Seq2SeqTrainer does, and this is a Trainer: nothing is generated.",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
 def check_saving(args: TrainingArguments) -> None:
     """Raise if every node should save and there are several.
 

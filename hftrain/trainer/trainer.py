@@ -31,6 +31,7 @@ from hftrain.trainer.construction import (
     first_model,
     is_model_parallel,
     label_names_of,
+    warn_of_generating,
 )
 from hftrain.trainer.fitting import fit, refuse_resume_value
 from hftrain.trainer.later_methods import LaterMethods
@@ -154,6 +155,7 @@ class Trainer(LaterMethods):
         check_metrics(self.args, self.compute_metrics)
         check_task_arguments(self.model, self.args, self.compute_loss_func)
         check_saving(self.args)
+        warn_of_generating(self.args, type(self))
 
     def _start_callbacks(self, callbacks: list[Any]) -> None:
         self.state, self.control = TrainerState(), TrainerControl()

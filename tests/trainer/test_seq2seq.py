@@ -15,7 +15,7 @@ from transformers import (
     GenerationConfig,
 )
 
-from hftrain import Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainingArguments
+from hftrain import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainingArguments
 from hftrain.errors import ConfigurationError
 from tests.trainer.tasks import Model
 from tests.trainer.translation import EOS, PAD, Collator, arguments, bart, samples, t5
@@ -244,3 +244,8 @@ def test_a_tokenizers_end_token_fills_up_when_it_has_no_pad_token(tmp_path: Path
     tokenizer = SimpleNamespace(pad_token_id=None, eos_token_id=EOS)
     trainer = Seq2SeqTrainer(model, args, Collator(model), processing_class=tokenizer)
     assert trainer._pad_tensors_to_max_len(torch.tensor([[5]]), 3).tolist() == [[5, EOS, EOS]]
+
+
+def test_a_plain_trainer_says_that_it_does_not_generate(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="is what Seq2SeqTrainer does"):
+        Trainer(t5(), Seq2SeqTrainingArguments(**arguments(tmp_path)))
