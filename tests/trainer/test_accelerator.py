@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate import state as accelerate_state
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -200,8 +200,9 @@ def test_a_subclass_may_call_functions_of_accelerate_that_need_its_state(tmp_pat
             super().__init__(*args, **kwargs)
             set_seed(3, device_specific=True)
 
-    AcceleratorState._reset_state(reset_partial_state=True)
+    theirs = accelerate_state.AcceleratorState
+    theirs._reset_state(reset_partial_state=True)
     made(tmp_path)
-    assert not AcceleratorState._shared_state  # nothing is started for a Trainer that is nobody's subclass
+    assert not theirs._shared_state  # nothing is started for a Trainer that is nobody's subclass
     Own(Model(), arguments(tmp_path), train_dataset=Points())
     assert torch.initial_seed() == 3
