@@ -145,7 +145,7 @@ class DealtSampler(Sampler[Any]):
     def _parts(self) -> Iterator[tuple[list[Any], int]]:
         self.start()
         assert self._units is not None
-        return self._deal.parts(self._units, self._head)
+        return _one_behind(self._deal.parts(self._units, self._head))
 
     def _ordered(self) -> Iterator[Any]:
         """Read the source, its order drawn from where it should be; a source without end is read as it goes."""
@@ -172,6 +172,21 @@ class DealtSampler(Sampler[Any]):
         units = list(source)
         generator.set_state(after)
         return iter(units)
+
+
+def _one_behind(parts: Iterator[Any]) -> Iterator[Any]:
+    """Pass on, one part late: a source has then ended when its last part is used.
+
+    Torch's `RandomSampler` draws once more from its generator at its end, which decides on the next epoch's order.
+    """
+    part = next(parts, _END)
+    while part is not _END:
+        following = next(parts, _END)
+        yield part
+        part = following
+
+
+_END = object()
 
 
 def _levels(source: Any) -> Iterator[Any]:

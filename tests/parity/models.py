@@ -115,7 +115,7 @@ def gpt2() -> nn.Module:
     return GPT2LMHeadModel(GPT2Config(vocab_size=VOCABULARY, n_positions=LONGEST, n_embd=16, n_layer=1, n_head=2))
 
 
-def classifier() -> nn.Module:
+def classifier(dropout: float = 0.1) -> nn.Module:
     """A BERT classifier of one layer with dropout."""
     from transformers import BertConfig, BertForSequenceClassification
 
@@ -128,6 +128,8 @@ def classifier() -> nn.Module:
             intermediate_size=16,
             max_position_embeddings=LONGEST,
             num_labels=3,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
         )
     )
 
