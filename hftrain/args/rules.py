@@ -132,6 +132,13 @@ def _one_vendor_takes_part(args: Any) -> Iterator[str]:
         yield f"{' and '.join(named)} are of different devices. Set one of them."
 
 
+@reads("include_for_metrics")
+def _metrics_include_what_there_is(args: Any) -> Iterator[str]:
+    for word in args.include_for_metrics:
+        if word not in ("inputs", "loss"):
+            yield f"include_for_metrics has {word!r}, which is not known. {suggestion(word, ('inputs', 'loss'))}"
+
+
 @reads("num_train_epochs", "max_steps")
 def _the_run_has_an_end(args: Any) -> Iterator[str]:
     if args.max_steps <= 0 and not 0 <= args.num_train_epochs < math.inf:

@@ -85,6 +85,7 @@ class Evaluator:
             for sink in sinks:
                 sink.add(output, size, is_last=is_last)
             samples, batches = samples + size, batches + 1
+            del output, loss  # so that the next batch's outputs need not lie beside these
             self._events.emit(Event.PREDICTION_STEP)
         metrics: dict[str, Any] = {}
         for sink in sinks:

@@ -76,9 +76,7 @@ class MetricSet:
 
 def are_metrics(candidate: Any) -> bool:
     """Whether this is a metric, a collection, or a dict of metrics, rather than a function."""
-    if isinstance(candidate, Mapping) and not _is_metric(candidate):
-        return True
-    return _is_metric(candidate)
+    return isinstance(candidate, Mapping) or _is_metric(candidate)
 
 
 def _named_metrics(metrics: Any, *, origin: str) -> dict[str, Any]:

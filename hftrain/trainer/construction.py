@@ -7,6 +7,7 @@ import logging
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from hftrain.core.metrics import are_metrics
 from hftrain.core.task import TaskModule
 from hftrain.data.collators import DataCollatorWithPadding, default_data_collator
 from hftrain.errors import ConfigurationError, NotAvailableError
@@ -174,11 +175,16 @@ def check_data(args: TrainingArguments, train_dataset: Any, *, has_evaluation: b
 
 
 def check_metrics(args: TrainingArguments, compute_metrics: Any) -> None:
-    """Raise if batch by batch metrics are asked of a function that cannot be told which batch is the last.
+    """Raise if metrics can neither be called nor updated, or not be told which batch is the last.
 
     Raises:
-        ConfigurationError: ``batch_eval_metrics`` and no ``compute_result`` parameter.
+        ConfigurationError: neither a function nor metrics; ``batch_eval_metrics`` and no ``compute_result`` parameter.
     """
+    if compute_metrics is not None and not callable(compute_metrics) and not are_metrics(compute_metrics):
+        raise ConfigurationError(
+            f"compute_metrics={compute_metrics!r} is a {type(compute_metrics).__name__}. Pass a function of an "
+            "EvalPrediction that returns a dict, or torchmetrics: one, a MetricCollection, or a dict of them."
+        )
     if compute_metrics is None or not args.batch_eval_metrics or hasattr(compute_metrics, "update"):
         return
     if "compute_result" not in inspect.signature(compute_metrics).parameters:

@@ -32,6 +32,7 @@ ACCUMULATE: dict[str, Any] = {"accelerator_config": {"gradient_accumulation_kwar
         ({"fp16_opt_level": "O2"}, "fp16_opt_level='O2' is a level of Apex, and half_precision_backend is 'auto'"),
         ({"half_precision_backend": "apex", "use_ipex": True}, "'apex' and use_ipex=True are of different devices"),
         ({"output_dir": ""}, "output_dir='' names no folder"),
+        ({"include_for_metrics": ["input"]}, "has 'input', which is not known. Did you mean 'inputs'"),
         ({"num_train_epochs": -1}, "num_train_epochs=-1 is no number of epochs"),
         ({"logging_steps": 0}, "logging_strategy='steps' needs logging_steps, which is 0"),
         ({"logging_steps": 1.5}, "Set logging_steps=2, or a number between 0 and 1"),

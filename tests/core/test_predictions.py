@@ -64,6 +64,26 @@ def test_a_wider_type_is_taken_where_batches_differ() -> None:
     assert joined([torch.ones(2, dtype=torch.int64), torch.full((1,), 0.5)]).tolist() == [1.0, 1.0, 0.5]
 
 
+def test_a_device_keeps_its_batches_until_so_many_are_there_or_the_end() -> None:
+    class Device:
+        device, world_size = torch.device("cuda"), 1
+
+    moves: list[int] = []
+
+    class Counted(Predictions):
+        def _write(self, output: Any) -> None:
+            moves.append(len(self._waiting))
+            super()._write(output)
+
+    for every, expected in ((None, [2, 1, 0]), (2, [1, 0, 0])):
+        kept = Counted(Device(), "predictions", every=every)  # type: ignore[arg-type]
+        for _ in range(3):
+            kept.add(torch.ones(2))
+        assert kept.join().shape == (6,)
+        assert moves == expected
+        moves.clear()
+
+
 def test_nests_keep_their_shape() -> None:
     batch = ({"a": torch.ones(2, 3), "b": [torch.zeros(2)]}, None)
     first, nothing = joined([batch, batch])

@@ -150,6 +150,11 @@ def test_a_dict_that_holds_no_metrics_is_refused(tmp_path: Path) -> None:
         plain(tmp_path, compute_metrics={"mse": squared}).evaluate()
 
 
+def test_metrics_must_be_a_function_or_metrics(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="compute_metrics='accuracy' is a str. Pass a function"):
+        plain(tmp_path, compute_metrics="accuracy")
+
+
 def test_a_bare_tensor_is_a_prediction_a_sample(tmp_path: Path) -> None:
     class Bare(Regression):
         def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
