@@ -68,6 +68,13 @@ class CheckpointReader:
         """The JSON of a part. Raises CheckpointError if there is none."""
         return self._json(f"{_base(name, rank)}.json")
 
+    def fields(self, name: str) -> dict[str, Any]:
+        """The JSON of a part that is an object. Raises TornCheckpointError if it is none."""
+        document = self.document(name)
+        if not isinstance(document, dict):
+            raise TornCheckpointError(f"{join(self.path, name)}.json holds no JSON object.")
+        return document
+
     def tensors(self, name: str, *, rank: int | None = None) -> dict[str, Tensor]:
         """The tensors of a part, on the CPU; none if it has none."""
         return self._tensors_and_shared(name, rank)[0]
@@ -145,10 +152,7 @@ def read_model(path: str, *, verify: Verification = "auto") -> dict[str, Any]:
 
 def read_task(path: str, *, verify: Verification = "auto") -> dict[str, Any]:
     """``task.json``: class path and constructor arguments of the TaskModule; raises as :func:`open_checkpoint`."""
-    document = open_checkpoint(path, verify=verify).document("task")
-    if not isinstance(document, dict):
-        raise TornCheckpointError(f"{join(path, 'task.json')} holds no JSON object.")
-    return document
+    return open_checkpoint(path, verify=verify).fields("task")
 
 
 def _base(name: str, rank: int | None) -> str:

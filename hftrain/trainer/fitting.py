@@ -100,8 +100,8 @@ def _read(reader: CheckpointReader) -> Resume:
             f"{reader.path} holds a model only (it was saved with save_only_model=True), so a run cannot go on from "
             "it. Load its weights with from_checkpoint and train without resume_from_checkpoint."
         )
-    fields = reader.document("trainer_state")
-    data = reader.document("data") if reader.has("data") else {"batch_size": fields.get("train_batch_size")}
+    fields = reader.fields("trainer_state")
+    data = reader.fields("data") if reader.has("data") else {"batch_size": fields.get("train_batch_size")}
     known = TrainerState.__dataclass_fields__
     return Resume(
         state=TrainerState(**{name: value for name, value in fields.items() if name in known}),
@@ -114,7 +114,7 @@ def _read(reader: CheckpointReader) -> Resume:
 
 
 def _run_id(trainer: Trainer, resume: Resume | None) -> str:
-    known = resume.reader.document("run").get("run_id") if resume is not None and resume.reader.has("run") else None
+    known = resume.reader.fields("run").get("run_id") if resume is not None and resume.reader.has("run") else None
     return trainer._running_engine().broadcast_object(known or new_run_id(datetime.now().astimezone()))
 
 

@@ -213,6 +213,16 @@ def test_a_model_only_checkpoint_cannot_be_resumed(tmp_path: Path) -> None:
         trainer(tmp_path, **settings).train(resume_from_checkpoint=True)
 
 
+@pytest.mark.parametrize("name", ["trainer_state", "data", "run"])
+def test_a_file_that_holds_something_else_is_named(tmp_path: Path, name: str) -> None:
+    trainer(tmp_path, save_strategy="steps", save_steps=16).train()
+    folder = tmp_path / "checkpoint-16"
+    (folder / "MANIFEST.json").unlink()  # it would tell first
+    (folder / f"{name}.json").write_text("[1]")
+    with pytest.raises(CheckpointError, match=f"{name}.json holds no JSON object"):
+        trainer(tmp_path).train(resume_from_checkpoint=str(folder))
+
+
 def test_the_state_of_callbacks_is_restored_when_asked(tmp_path: Path) -> None:
     from hftrain import EarlyStoppingCallback
 
