@@ -101,7 +101,9 @@ def _read(reader: CheckpointReader) -> Resume:
             "it. Load its weights with from_checkpoint and train without resume_from_checkpoint."
         )
     fields = reader.fields("trainer_state")
-    data = reader.fields("data") if reader.has("data") else {"batch_size": fields.get("train_batch_size")}
+    data: dict[str, Any] = {"batch_size": fields.get("train_batch_size")}
+    if reader.has("data"):
+        data = reader.fields("data")
     known = TrainerState.__dataclass_fields__
     return Resume(
         state=TrainerState(**{name: value for name, value in fields.items() if name in known}),
