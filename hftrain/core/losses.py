@@ -51,13 +51,15 @@ class LabelSmoother:
                 "for a model that predicts no classes."
             )
         if shift_labels:
-            logits, labels = logits[..., :-1, :], labels[..., 1:]
-        return functional.cross_entropy(
-            logits.reshape(-1, logits.shape[-1]),
-            labels.reshape(-1),
-            ignore_index=self.ignore_index,
-            label_smoothing=self.epsilon,
-        )
+            logits, labels = logits[..., :-1, :].contiguous(), labels[..., 1:].contiguous()
+        counts = labels.ne(self.ignore_index)
+        log_probs = functional.log_softmax(logits, dim=-1)
+        of_label = log_probs.gather(-1, labels.clamp_min(0).unsqueeze(-1)).squeeze(-1)
+        of_all = log_probs.sum(dim=-1, dtype=torch.float32)
+        # Not torch's cross_entropy: its order of summation differs in the last digits, and runs would drift apart.
+        nats = [-values.masked_fill(~counts, 0.0).sum() for values in (of_label, of_all)]
+        num_labels, num_classes = counts.sum(), logits.shape[-1]
+        return (1 - self.epsilon) * nats[0] / num_labels + self.epsilon * nats[1] / (num_labels * num_classes)
 
 
 def _logits_of(outputs: Any) -> Tensor:

@@ -32,7 +32,7 @@ def settle_counts(trainer: Trainer) -> None:
 
 
 def tokens_per_second(trainer: Trainer, started: float) -> dict[str, float]:
-    """Return the row that ``include_tokens_per_second`` asks for: tokens of this process per second since ``started``."""
+    """Return the row that ``include_tokens_per_second`` asks for: what this process read since ``started``."""
     if not trainer.args.include_tokens_per_second or trainer._token_counter is None:
         return {}
     rows = speed_metrics("train", started, num_tokens=trainer._token_counter.num_tokens)

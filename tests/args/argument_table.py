@@ -202,6 +202,7 @@ PARTLY_REFUSED: dict[str, object] = {
 # two is named, the first follows the argument to a layer's setting, and the second shows what the layer makes of it.
 _LOOP = "tests/trainer/test_arguments_act.py::"
 _UPDATES = "tests/trainer/test_arguments_act_on_updates.py::"
+_STEP = "tests/trainer/test_step_methods.py::"
 _DEVICES = "tests/trainer/test_arguments_act_on_devices.py::"
 _DATA = "tests/trainer/test_data_methods.py::"
 _EVALUATION = "tests/trainer/test_evaluation.py::"
@@ -371,6 +372,20 @@ PROOFS: dict[str, tuple[str, ...]] = {
     "generation_max_length": (_GENERATES,),
     "generation_num_beams": (f"{_SEQ2SEQ}test_the_arguments_of_generating_reach_generate",),
     "generation_config": (_GENERATES, f"{_SEQ2SEQ}test_every_new_model_gets_the_configuration"),
+    "past_index": (f"{_STEP}test_outputs_of_the_batch_before_come_back_as_memories",),
+    "label_smoothing_factor": (f"{_STEP}test_label_smoothing_acts_on_the_logits",),
+    "neftune_noise_alpha": (
+        "tests/trainer/test_noise.py::test_noise_is_uniform_within_alpha_over_the_root_of_length_times_width",
+    ),
+    "average_tokens_across_devices": (
+        "tests/distributed/test_steps_ddp.py::test_the_loss_is_weighted_over_all_processes_only_when_that_is_asked",
+    ),
+    "include_num_input_tokens_seen": (
+        "tests/trainer/test_counters.py::test_tokens_seen_are_in_the_state_and_in_every_row",
+    ),
+    "include_tokens_per_second": (
+        "tests/trainer/test_counters.py::test_tokens_per_second_are_of_what_was_read_and_read_nothing_twice",
+    ),
 }
 
 # Every argument, or value of one, that is refused -> the test that it is.
