@@ -194,3 +194,18 @@ def test_a_logged_row_costs_one_read_for_each_of_its_columns(tmp_path: Path) -> 
     quiet, logged = (reads_per_step(task_door(tmp_path, logging_steps=every)) for every in (1000, 10))
     columns = ("loss", "grad_norm", "bias", "error")
     assert sum((logged - quiet).values()) <= 2 * len(columns)  # 20 steps, so two more rows
+
+
+@pytest.mark.parametrize("door", ["task", "trainer"])
+def test_a_batch_of_an_evaluation_reads_nothing(tmp_path: Path, door: str) -> None:
+    def run(batches: int) -> None:
+        model = Evaluated() if door == "task" else PlainModel()
+        ours = Trainer(model, arguments(tmp_path, 1), data_collator=default_collate)
+        ours.evaluate(samples(batches * 8))  # type: ignore[arg-type]
+
+    assert reads_per_step(run) == Counter()
+
+
+class Evaluated(Task):
+    def eval_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return self.training_step(batch)
