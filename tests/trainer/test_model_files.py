@@ -201,3 +201,37 @@ def test_a_folder_without_weights_says_what_it_holds(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(CheckpointNotFoundError, match=r"Can't find a valid checkpoint at .*no weights.*config\.json"):
         load_weights(Model(), open_any(str(tmp_path)))
+
+
+def sequence_model() -> Any:
+    config = transformers.T5Config(
+        vocab_size=11, d_model=8, d_ff=8, d_kv=4, num_layers=1, num_heads=2, decoder_start_token_id=0
+    )
+    return transformers.T5ForConditionalGeneration(config)
+
+
+def untied_model() -> Any:
+    config = language_model().config
+    config.tie_word_embeddings = False
+    return type(language_model())(config)
+
+
+def classifier() -> Any:
+    config = transformers.BertConfig(
+        vocab_size=11, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
+    )
+    return transformers.BertForSequenceClassification(config)
+
+
+@pytest.mark.parametrize("make", [sequence_model, untied_model, classifier])
+def test_the_names_of_the_file_are_those_that_the_model_itself_would_write(tmp_path: Path, make: Any) -> None:
+    model = make()
+    pretrained_trainer(tmp_path / "ours", model).save_model()
+    model.save_pretrained(tmp_path / "theirs")
+    mine, reference = (
+        safetensors.torch.load_file(tmp_path / library / "model.safetensors") for library in ("ours", "theirs")
+    )
+    assert mine.keys() == reference.keys()
+    assert names(tmp_path / "theirs") == names(tmp_path / "ours") - {"training_args.json"}
+    _, info = type(model).from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(info.values())
