@@ -57,6 +57,7 @@ def run(
     batch_size: int = 4,
     epochs: float = 1,
     max_steps: int = -1,
+    fitter: Any = None,
     **settings: Any,
 ) -> tuple[LoopRunner, Recorder]:
     """Train and return the runner and what was heard."""
@@ -90,6 +91,7 @@ def run(
         events=recorder,
         actions=recorder,
         meters=binding.meters,
+        fitter=fitter,
     )
     runner.fit()
     return runner, recorder

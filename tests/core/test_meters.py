@@ -29,6 +29,25 @@ def test_a_series_does_not_keep_the_base_of_a_view_alive() -> None:
     assert series._open[0].untyped_storage().nbytes() == 4  # type: ignore[union-attr]
 
 
+def test_a_copy_of_a_series_does_not_see_what_comes_later() -> None:
+    series = Series([0.5])
+    for index in range(FOLD_AFTER + 1):
+        series.append(float(index))
+    copied = series.copy()
+    series.append(7.0)
+    assert copied.read() == series.read()[:-1]
+
+
+def test_meters_go_back_to_a_copy() -> None:
+    meters = Meters()
+    meters.add("size", 4.0)
+    copied = meters.copy()
+    meters.add("size", 8.0)
+    meters.add("another", 1.0)
+    meters.restore(copied)
+    assert meters.close(lambda sums: [sums]) == {"size": 4.0}
+
+
 def test_a_window_is_the_mean_over_its_steps() -> None:
     window = LossWindow(filter_nonfinite=True)
     for share in (1.0, 2.0, 3.0, 6.0):  # two steps of two micro-batches

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from hftrain.core.task import TaskModule
+from hftrain.data.epochs import EpochLoader
+from hftrain.data.loaders import train_loader
+from hftrain.data.settings import LoaderSettings
 from hftrain.types.choices import Event
 from tests.core.fakes import run
 
@@ -133,6 +136,44 @@ def test_rows_carry_what_the_window_did() -> None:
     _, heard = run(Mean(), floats(8), flags=flags, max_grad_norm=1.0)
     assert list(heard.rows[0]) == ["loss", "grad_norm", "learning_rate"]
     assert heard.rows[0]["learning_rate"] == 0.1
+
+
+class TwoAtMost:
+    """Refuses the second attempt and goes on with batches of two, as if the memory had run out."""
+
+    def __init__(self, data: list[float]) -> None:
+        self.data = data
+        self.attempts = 0
+
+    def begin_epoch(self) -> None:
+        """Nothing to remember: the order is a seeded one."""
+
+    def attempt(self, accumulate: Callable[[], bool]) -> bool | None:
+        self.attempts += 1
+        outcome = accumulate()
+        return None if self.attempts == 2 else outcome
+
+    def reopen(self, loop: Any) -> Iterator[Any]:
+        loop.engine.zero_grad(loop.optimizer)
+        loop.source = EpochLoader(train_loader(self.data, LoaderSettings(batch_size=2, seed=0)))
+        return loop.source.open(0, samples_done=loop.position.samples)
+
+
+def test_a_step_that_does_not_fit_is_made_again_of_smaller_batches() -> None:
+    task, data = Mean(), floats(8)
+    flags = {(Event.STEP_END, step): "should_log" for step in (1, 2, 3)}
+    runner, heard = run(task, data, flags=flags, fitter=TwoAtMost(data), max_steps=3)
+    first, refused, *again = task.seen
+    assert refused == [*again[0], *again[1]]
+    log = [*STEP, "log"]
+    assert heard.trace == [
+        "on_train_begin", "on_epoch_begin", *log, "on_step_begin", *log, *log, "on_epoch_end",
+    ]  # fmt: skip
+    assert heard.rows[0]["loss"] == pytest.approx(sum(value**2 for value in first) / 4)
+    assert (runner.position.epoch, runner.position.samples) == (1, 0)
+    # What the refused attempt recorded is in no row: each of the later rows is the mean of two samples.
+    weight = 0.2 * sum(first) / 4
+    assert heard.rows[1]["loss"] == pytest.approx(sum((value - weight) ** 2 for value in again[0]) / 2)
 
 
 def test_without_clipping_there_is_no_norm() -> None:
