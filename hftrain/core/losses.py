@@ -59,7 +59,8 @@ class LabelSmoother:
         # Not torch's cross_entropy: its order of summation differs in the last digits, and runs would drift apart.
         nats = [-values.masked_fill(~counts, 0.0).sum() for values in (of_label, of_all)]
         num_labels, num_classes = counts.sum(), logits.shape[-1]
-        return (1 - self.epsilon) * nats[0] / num_labels + self.epsilon * nats[1] / (num_labels * num_classes)
+        of_label, of_all = nats[0] / num_labels, nats[1] / (num_labels * num_classes)
+        return (1 - self.epsilon) * of_label + self.epsilon * of_all
 
 
 def _logits_of(outputs: Any) -> Tensor:
