@@ -86,6 +86,23 @@ def sentences(num_samples: int = 13) -> list[dict[str, Tensor]]:
     return [{"input_ids": torch.arange(n) % 16, "labels": torch.arange(n) % 3} for n in lengths]
 
 
+def sequence_classifier() -> nn.Module:
+    """A model of transformers that answers with logits and a tuple of hidden states."""
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 16, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = transformers.BertConfig(**sizes, intermediate_size=8, num_labels=3, output_hidden_states=True)
+    return transformers.BertForSequenceClassification(config)  # type: ignore[no-any-return]
+
+
+def labelled() -> list[dict[str, Any]]:
+    return [{"input_ids": row["input_ids"], "labels": number % 3} for number, row in enumerate(sentences())]
+
+
+def padded_rows(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+    ids = nn.utils.rnn.pad_sequence([row["input_ids"] for row in rows], batch_first=True)
+    return {"input_ids": ids, "labels": torch.tensor([row["labels"] for row in rows])}
+
+
 def spans() -> list[dict[str, Tensor]]:
     return [{"x": row["x"], "starts": row["x"][0], "ends": row["x"][1]} for row in points()]
 
@@ -174,6 +191,7 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Callable[[], Any], dict[str, Any
     "a batch of one at the end": (Twofold, lambda: points(9), {"metrics": lambda: accuracy}),
     "a tuple": (Tupled, points, {"metrics": lambda: accuracy}),
     "ragged": (Tagger, sentences, {"metrics": lambda: accuracy, "data_collator": padded}),
+    "a nest of outputs, ragged": (sequence_classifier, labelled, {"data_collator": padded_rows}),
     "two labels": (Spans, spans, {"label_names": ["starts", "ends"]}),
     "no labels asked for": (Twofold, lambda: points(with_labels=False), {"label_names": []}),
     "moved now and then": (Twofold, points, {"metrics": lambda: accuracy, "eval_accumulation_steps": 2}),
