@@ -9,6 +9,8 @@ import torch
 from tests.parity.harness import Cell
 from tests.parity.models import (
     Perceptron,
+    Recurrent,
+    Stream,
     TupleModel,
     causal_lm,
     classified,
@@ -55,6 +57,19 @@ def _two_groups(model: torch.nn.Module) -> tuple[Any, Any]:
     return optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 30, gamma=0.5)
 
 
+def _with_own_loader(library: Any) -> Any:
+    class Own(library.Trainer):  # type: ignore[misc]
+        def get_train_dataloader(self) -> Any:
+            return torch.utils.data.DataLoader(self.train_dataset, batch_size=8, shuffle=True)
+
+    return Own
+
+
+def _evaluate_and_predict(when: str, trainer: Any) -> None:
+    trainer.evaluate()
+    trainer.predict(points(12, seed=2))
+
+
 def _language(**args: Any) -> Cell:
     return Cell(model=causal_lm, data=sentences, args=args)
 
@@ -81,6 +96,11 @@ CELLS: dict[str, Cell] = {
     "a last batch left out": Cell(
         data=lambda: points(PARTIAL), args={"dataloader_drop_last": True, "num_train_epochs": 17}
     ),
+    "memories of the batch before": Cell(model=Recurrent, args={"past_index": 1}),
+    "a stream": Cell(data=lambda: Stream(points()), args={"max_steps": 100}),
+    "windows of a stream": Cell(
+        data=lambda: Stream(points()), args={"max_steps": 100, "gradient_accumulation_steps": 4}
+    ),
     # ---- horizons
     "13.3 epochs": Cell(args={"num_train_epochs": 13.3}),
     "12.5 epochs of windows": Cell(
@@ -93,6 +113,7 @@ CELLS: dict[str, Cell] = {
     # ---- the order of the data
     "another seed": Cell(args={"seed": 7}),
     "a seed of the data": Cell(args={"data_seed": 123}),
+    "a loader of the user": Cell(subclass=_with_own_loader),
     "workers": Cell(args={"dataloader_num_workers": 1, "dataloader_persistent_workers": True}),
     "an unseeded sampler": Cell(args={"accelerator_config": {"use_seedable_sampler": False}}),
     "grouped by length": Cell(
@@ -124,9 +145,15 @@ CELLS: dict[str, Cell] = {
     "weight decay of a transformer": Cell(model=gpt2, data=sentences, args={"weight_decay": 0.1}),
     "no clipping": Cell(args={"max_grad_norm": 0.0}),
     "clipping to a small norm": Cell(args={"max_grad_norm": 0.1}),
+    "fused": Cell(args={"optim": "adamw_torch_fused"}),
+    "adagrad": Cell(args={"optim": "adagrad"}),
+    "rmsprop": Cell(args={"optim": "rmsprop"}),
     "sgd": Cell(args={"optim": "sgd"}),
     "adafactor": Cell(args={"optim": "adafactor"}),
     "optimizer and schedule of the user": Cell(optimizers=_two_groups),
+    "a class of optimizers": Cell(trainer={"optimizer_cls_and_kwargs": (torch.optim.Adamax, {"lr": 0.01})}),
+    "model_init": Cell(trainer={"model_init": lambda: Perceptron()}),
+    "trained twice": Cell(use=lambda when, trainer: trainer.train() if when == "before" else None),
     # ---- memory and precision
     "gradient checkpointing": _language(gradient_checkpointing=True),
     "gradient checkpointing with arguments": _language(
@@ -140,10 +167,12 @@ CELLS: dict[str, Cell] = {
     "evaluation in between": Cell(
         args={"eval_strategy": "steps", "eval_steps": 5, "eval_on_start": True}, eval_data=lambda: points(20, seed=1)
     ),
+    "tokens in the rows": _language(include_num_input_tokens_seen=True),
+    "used before and after": Cell(use=_evaluate_and_predict, eval_data=lambda: points(20, seed=1)),
     "saving in between": Cell(args={"save_strategy": "steps", "save_steps": 30}),
 }
 
 SHORT = ("defaults", "a partial last window of a causal LM", "a classifier", "100 steps over partial windows")
 """Cells that stand for the rest where there is no time for all."""
 
-__all__ = ["CELLS", "SHORT", "Perceptron"]
+__all__ = ["CELLS", "SHORT"]

@@ -53,6 +53,8 @@ class Cell:
         trainer: further parameters of the Trainer.
         callbacks: makes them, given the library.
         optimizers: makes ``optimizers`` given the model, or None.
+        subclass: the class to record, given the library.
+        use: what is done with the trainer beside `train`: called before and after it, as the first argument says.
         steps: the least number of optimizer steps that the cell must make, or it proves nothing.
         tolerance: of losses, learning rates and weights, and relative of grad norms.
     """
@@ -64,6 +66,8 @@ class Cell:
     trainer: dict[str, Any] = field(default_factory=dict)
     callbacks: Callable[[Any], list[Any]] = lambda library: []
     optimizers: Callable[[nn.Module], Any] | None = None
+    subclass: Callable[[Any], Any] = lambda library: library.Trainer
+    use: Callable[[str, Any], None] = lambda when, trainer: None
     steps: int = 100
     tolerance: float = TOLERANCE
 
@@ -107,7 +111,7 @@ def recorder(library: Any, events: list[tuple[str, int]], keywords: dict[str, li
 def build(library: Any, cell: Cell, folder: Path, losses: list[Tensor], callbacks: list[Any], **changes: Any) -> Any:
     """Return the cell's trainer, writing every training loss into ``losses``."""
 
-    class Recording(library.Trainer):  # type: ignore[misc]
+    class Recording(cell.subclass(library)):  # type: ignore[misc]
         def compute_loss(
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Any:
@@ -132,7 +136,7 @@ def build(library: Any, cell: Cell, folder: Path, losses: list[Tensor], callback
     torch.manual_seed(0)
     model = cell.model()
     return Recording(
-        model=model,
+        model=None if "model_init" in cell.trainer else model,
         args=library.TrainingArguments(str(folder / library.name), **options),
         train_dataset=cell.data(),
         eval_dataset=cell.eval_data() if cell.eval_data is not None else None,
@@ -150,7 +154,9 @@ def run(library: Any, cell: Cell, folder: Path, *, resume: str | None = None, **
     os.environ.pop("ACCELERATE_MIXED_PRECISION", None)  # the reference leaves it set behind a bf16 run
     trainer = build(library, cell, folder, losses, [recorder(library, events, keywords)], **changes)
     path = str(folder / library.name / resume) if resume is not None else None
+    cell.use("before", trainer)
     output = trainer.train(resume_from_checkpoint=path)
+    cell.use("after", trainer)
     return Record(
         losses=torch.stack(losses).double() if losses else torch.zeros(0, dtype=torch.float64),
         rows=trainer.state.log_history,

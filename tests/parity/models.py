@@ -90,6 +90,26 @@ class TupleModel(Perceptron):
         return tuple(super().forward(x, labels).values())
 
 
+class Recurrent(Perceptron):
+    """One that gives its output back with the next batch, as ``past_index`` asks."""
+
+    def forward(self, x: Tensor, labels: Tensor, mems: Tensor | None = None) -> Any:  # type: ignore[override]
+        logits = super().forward(x)["logits"]
+        if mems is not None:
+            logits = logits + 0.1 * mems.mean()
+        return functional.mse_loss(logits, labels), logits.detach()
+
+
+class Stream(torch.utils.data.IterableDataset[dict[str, Any]]):
+    """The same samples one after the other, without a length."""
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
+
+    def __iter__(self) -> Any:
+        return iter(self.rows.samples)
+
+
 def causal_lm() -> nn.Module:
     """A Llama of one layer with attention dropout, whose loss is weighted by items."""
     from transformers import LlamaConfig, LlamaForCausalLM
