@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -244,6 +246,21 @@ def test_a_tokenizers_end_token_fills_up_when_it_has_no_pad_token(tmp_path: Path
     tokenizer = SimpleNamespace(pad_token_id=None, eos_token_id=EOS)
     trainer = Seq2SeqTrainer(model, args, Collator(model), processing_class=tokenizer)
     assert trainer._pad_tensors_to_max_len(torch.tensor([[5]]), 3).tolist() == [[5, EOS, EOS]]
+
+
+def test_deleting_the_trainer_frees_the_model(tmp_path: Path) -> None:
+    model = t5()
+    args = Seq2SeqTrainingArguments(**arguments(tmp_path, max_steps=1, save_strategy="no"))
+    trainer = Seq2SeqTrainer(model, args, Collator(model, is_shifting=False), train_dataset=samples())
+    trainer.train()
+    trainer.predict(samples(2), max_length=3)
+    alive = weakref.ref(model)
+    gc.disable()
+    try:
+        del model, trainer
+        assert alive() is None
+    finally:
+        gc.enable()
 
 
 def test_a_plain_trainer_says_that_it_does_not_generate(tmp_path: Path) -> None:
