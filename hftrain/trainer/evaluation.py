@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hftrain.core.batches import describe_batch
 from hftrain.core.evaluator import Collected, Evaluator, Outcome, Sink, Step, TaskStep
-from hftrain.core.metrics import MetricSet, Output, are_metrics
+from hftrain.core.metrics import MetricSet, Output, are_metrics, has_answers
 from hftrain.core.predictions import map_nest
 from hftrain.core.speed import speed_metrics
 from hftrain.core.task import TaskModule
@@ -84,7 +84,9 @@ def run_loop(
     with _step(trainer, loader, description, loss_only=loss_only, ignore_keys=ignore_keys) as (step, sinks):
         collected = _collected(trainer, description, loss_only=loss_only, num_samples=source.num_samples)
         sinks += [*_streamed(trainer, loss_only=loss_only), collected]
-        outcome = Evaluator(engine=engine, events=handler).run(source, _with_extras(trainer, step), sinks)
+        needs_labels = trainer.compute_metrics is not None and not loss_only and description != PREDICTION
+        whole_step = _with_extras(trainer, _with_labels(trainer, step) if needs_labels else step)
+        outcome = Evaluator(engine=engine, events=handler).run(source, whole_step, sinks)
     return EvalLoopOutput(
         predictions=collected.arrays.get("preds"),
         label_ids=collected.arrays.get("target"),
@@ -156,6 +158,37 @@ def _collected(trainer: EvalMethods, description: str, *, loss_only: bool, num_s
     )
 
 
+def _with_labels(trainer: EvalMethods, step: Step) -> Step:
+    """Return the step with a look at its first answer: metrics need predictions and labels."""
+    is_checked = False
+
+    def run(batch: Any, size: int) -> Output:
+        nonlocal is_checked
+        output = step(batch, size)
+        if not is_checked and not has_answers(output):
+            _refuse_unanswered(trainer, output, batch)
+        is_checked = True
+        return output
+
+    return run
+
+
+def _refuse_unanswered(trainer: EvalMethods, output: Output, batch: Any) -> None:
+    found = f"The batch is {describe_batch(batch)}."
+    if isinstance(trainer.model, TaskModule):
+        name = type(trainer.model).__name__
+        raise TaskError(
+            f"compute_metrics needs 'preds' and 'target', and {name}.eval_step returned {sorted(output)}. {found} "
+            "Return both, or leave compute_metrics out."
+        )
+    if output.get("preds") is None:  # an overridden prediction_step keeps them to itself
+        return
+    raise TaskError(
+        f"compute_metrics needs labels, and label_names={trainer.label_names} are not all in the batch. {found} Set "
+        "label_names to the entries that are labels, or evaluate on data that has them; predict() needs none."
+    )
+
+
 def _with_extras(trainer: EvalMethods, step: Step) -> Step:
     """Return the step with preprocessed predictions, and with inputs and losses where metrics ask for them."""
     args, preprocess = trainer.args, trainer.preprocess_logits_for_metrics
@@ -194,7 +227,7 @@ def _step(
     """Open what is called with each batch: the task's own step, or the Trainer's `prediction_step`."""
     model = trainer.model
     if not isinstance(model, TaskModule) or _is_overridden(trainer, "prediction_step"):
-        with _model_step(trainer, loader, description, loss_only=loss_only, ignore_keys=ignore_keys) as step:
+        with _model_step(trainer, loader, loss_only=loss_only, ignore_keys=ignore_keys) as step:
             yield step, []
         return
     predicts = description == PREDICTION and not loss_only
@@ -205,9 +238,7 @@ def _step(
 
 
 @contextmanager
-def _model_step(
-    trainer: EvalMethods, loader: Any, description: str, *, loss_only: bool, ignore_keys: list[str] | None
-) -> Iterator[Step]:
+def _model_step(trainer: EvalMethods, loader: Any, *, loss_only: bool, ignore_keys: list[str] | None) -> Iterator[Step]:
     """Open the Trainer's `prediction_step` on the model in eval mode, where the next training step finds it.
 
     Outside training the model is held in the format of bf16_full_eval or fp16_full_eval.
@@ -222,7 +253,7 @@ def _model_step(
     trainer._past = None
     with nullcontext() if trainer.is_in_train else engine.full_eval(trainer.model):
         model = _traced_model(trainer, loader)
-        yield _ModelStep(trainer, model, description, loss_only=loss_only, ignore_keys=ignore_keys)
+        yield _ModelStep(trainer, model, loss_only=loss_only, ignore_keys=ignore_keys)
     trainer._past = None
 
 
@@ -233,25 +264,16 @@ class _ModelStep:
         self,
         trainer: EvalMethods,
         model: nn.Module,
-        description: str,
         *,
         loss_only: bool,
         ignore_keys: list[str] | None,
     ) -> None:
         self._trainer, self._model, self._loss_only, self._ignore_keys = trainer, model, loss_only, ignore_keys
-        self._needs_labels = trainer.compute_metrics is not None and description != PREDICTION
 
     def __call__(self, batch: Any, size: int) -> Output:
         """Return the loss, predictions and labels of one batch."""
-        answer = self._trainer.prediction_step(self._model, batch, self._loss_only, ignore_keys=self._ignore_keys)
-        loss, preds, target = answer
-        if self._needs_labels and preds is not None and target is None:
-            raise TaskError(
-                f"compute_metrics needs labels, and label_names={self._trainer.label_names} are not all in the batch, "
-                f"which is {describe_batch(batch)}. Set label_names to the entries that are labels, or evaluate on "
-                "data that has them; predict() needs none."
-            )
-        self._needs_labels = False  # one look is enough
+        step = self._trainer.prediction_step
+        loss, preds, target = step(self._model, batch, self._loss_only, ignore_keys=self._ignore_keys)
         mean = loss.mean() if isinstance(loss, Tensor) and loss.dim() else loss
         output = {"loss": mean, "preds": preds, "target": target}
         return {**output, "loss_weight": 1} if self._trainer._averages_batches else output

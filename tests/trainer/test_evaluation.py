@@ -100,6 +100,16 @@ def test_metrics_that_need_labels_say_so_where_there_are_none(tmp_path: Path) ->
         ours.evaluate(Unlabelled())
 
 
+def test_a_metric_function_of_a_task_needs_predictions_and_targets(tmp_path: Path) -> None:
+    class Silent(Fit):
+        def eval_step(self, batch: Any) -> dict[str, Any]:
+            return {"loss": super().eval_step(batch)["loss"]}
+
+    ours = Trainer(Silent(), arguments(tmp_path), eval_dataset=Points(8), compute_metrics=squared)
+    with pytest.raises(TaskError, match=r"needs 'preds' and 'target', and Silent.eval_step returned \['loss'\]"):
+        ours.evaluate()
+
+
 @pytest.mark.parametrize(
     ("metrics", "name"),
     [
