@@ -62,7 +62,7 @@ def tokenizer() -> Any:
 
 
 def pretrained_trainer(
-    folder: Path, model: nn.Module | None = None, kind: type[Trainer] = Trainer, **changes: Any
+    folder: Path | str, model: nn.Module | None = None, kind: type[Trainer] = Trainer, **changes: Any
 ) -> Trainer:
     """A Trainer over a model and `Sentences`: 8 samples a batch, 8 steps, a checkpoint each."""
     parameters = {name: changes.pop(name) for name in ("callbacks", "processing_class") if name in changes}

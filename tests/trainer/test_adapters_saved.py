@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -146,3 +147,20 @@ def test_a_run_of_the_reference_with_adapters_goes_on(tmp_path: Path, base: Path
     resumed = pretrained_trainer(tmp_path / "ours", lora(base, seed=5), max_steps=4)
     resumed.train(resume_from_checkpoint=str(tmp_path / "theirs/checkpoint-2"))
     assert torch.allclose(adapters(resumed.model), adapters(theirs.model), atol=1e-6)
+
+
+@pytest.mark.parametrize("has_adapters", [False, True])
+def test_a_run_on_another_filesystem_is_saved_and_resumed(base: Path, has_adapters: bool) -> None:
+    def make(seed: int) -> Any:
+        return lora(base, seed=seed) if has_adapters else language_model(seed=seed)
+
+    output = f"memory://{uuid.uuid4().hex}/run"
+    first = pretrained_trainer(output, make(0), callbacks=[StopAt(3)], processing_class=tokenizer())
+    first.train()
+    expected = weights(first.model)
+    reader = open_any(f"{output}/checkpoint-3", verify="full")
+    assert reader.has_file("adapter_model.safetensors" if has_adapters else "model.safetensors")
+    assert reader.has_file("tokenizer.json")
+    resumed = pretrained_trainer(output, make(5), max_steps=3)
+    resumed.train(resume_from_checkpoint=True)
+    assert torch.equal(weights(resumed.model), expected)
