@@ -103,15 +103,8 @@ class Trainer(LaterMethods):
         check_overrides(type(self))
         self.args = args if args is not None else TrainingArguments("tmp_trainer")
         set_log_level(self.args)
-        self._engine = self._runner = self._checkpoints = self._loaded_checkpoint = None
+        self._start_without_a_run()
         self.create_accelerator_and_postprocess()
-        self._stages_set_up, self._kept_loaders = set(), {}
-        self.run_id = self.hp_name = self.hub_model_id = self._signature_columns = None
-        self.model_preparation_time = self.jit_compilation_time = self._ignore_keys_for_eval = None
-        self.is_in_train = False
-        self._train_batch_size = self.args.train_batch_size
-        self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
-        self._memory_tracker = MemoryTracker(self.args)
         with self._memory_tracker.stage("init"):
             self._seed()
             first_model(model, model_init)
@@ -126,14 +119,24 @@ class Trainer(LaterMethods):
             self.neftune_noise_alpha = self.args.neftune_noise_alpha
             smoothing = self.args.label_smoothing_factor
             self.label_smoother = LabelSmoother(smoothing) if smoothing else None
-            self.current_flos = 0.0
-            self._past = self._token_counter = None
             self._given_optimizers = optimizers
             self.optimizer, self.lr_scheduler = optimizers
-            self._created_lr_scheduler = False
             self.optimizer_cls_and_kwargs = optimizer_cls_and_kwargs
             self._check_parameters()
             self._start_callbacks(callbacks or [])
+
+    def _start_without_a_run(self) -> None:
+        """Set what belongs to a run, before there is one."""
+        self._engine = self._runner = self._checkpoints = self._loaded_checkpoint = None
+        self._stages_set_up, self._kept_loaders = set(), {}
+        self.run_id = self.hp_name = self.hub_model_id = self._signature_columns = None
+        self.model_preparation_time = self.jit_compilation_time = self._ignore_keys_for_eval = None
+        self._past = self._token_counter = None
+        self.is_in_train = self._created_lr_scheduler = False
+        self.current_flos = 0.0
+        self._train_batch_size = self.args.train_batch_size
+        self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
+        self._memory_tracker = MemoryTracker(self.args)
 
     def _take_model(self, model: nn.Module) -> None:
         """Keep the model, place it, and read from it what evaluation and loss depend on."""
