@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -124,3 +124,16 @@ def test_nothing_is_taken_for_torn_before_this_process_committed_anything(tmp_pa
     assert (tmp_path / "checkpoint-9").exists()
     checkpoints.save(1, parts(), epoch=0.1, samples=4)
     assert not (tmp_path / "checkpoint-9").exists()
+
+
+class ReadNothing(LocalStorage):
+    """A disk that must not be read."""
+
+    def read(self, path: str) -> BinaryIO:
+        raise AssertionError(f"{path} was read back")
+
+
+def test_what_we_wrote_ourselves_is_not_read_back(tmp_path: Path) -> None:
+    with begin(tmp_path, storage=ReadNothing()) as save:
+        save.write(parts())
+    assert status(tmp_path / "checkpoint-1") is Status.COMMITTED
