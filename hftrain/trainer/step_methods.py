@@ -18,6 +18,7 @@ from hftrain.errors import DataError
 from hftrain.trainer.noise import add_embedding_noise, input_embeddings
 from hftrain.trainer.optim_methods import OptimMethods
 from hftrain.trainer.stepping import (
+    autocast_in_forward,
     call_model,
     is_causal_lm,
     loss_of,
@@ -78,8 +79,7 @@ class StepMethods(OptimMethods):
         Raises:
             TaskError: the model cannot be called with these entries, or returns no loss.
         """
-        own_loss = self.compute_loss_func is None and self.label_smoother is None
-        labels = None if own_loss else take_labels(inputs)
+        labels = take_labels(inputs) if self._has_own_loss() else None
         if self.model_accepts_loss_kwargs and num_items_in_batch is not None:
             inputs = {**inputs, "num_items_in_batch": num_items_in_batch}
         outputs = call_model(model, inputs)
@@ -124,6 +124,9 @@ class StepMethods(OptimMethods):
         num_items = num_items.to(device, non_blocking=True)
         return batches, self._running_engine().reduce_sum(num_items) if self._counts_over_ranks() else num_items
 
+    def _has_own_loss(self) -> bool:
+        return self.compute_loss_func is not None or self.label_smoother is not None
+
     def _is_weighted(self, num_items: Tensor | None) -> bool:
         return self.compute_loss_func is not None or (num_items is not None and self.model_accepts_loss_kwargs)
 
@@ -138,8 +141,16 @@ class StepMethods(OptimMethods):
         return self.autocast_smart_context_manager()
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager[Any]:
-        """Return the autocast context of the precision."""
-        return self._running_engine().autocast()
+        """Return the autocast context of the precision.
+
+        In half precision, a loss that is not the model's own (``compute_loss_func``, label smoothing, an override of
+        `compute_loss`) is computed from fp32 outputs, outside autocast where the device is not the CPU.
+        """
+        engine = self._running_engine()
+        is_models = type(self).compute_loss is StepMethods.compute_loss and not self._has_own_loss()
+        if engine.settings.precision == "fp32" or is_models or self.args.torch_compile or self.args.jit_mode_eval:
+            return engine.autocast()
+        return autocast_in_forward(engine, self.model)
 
     def _prepare_inputs(self, inputs: Any) -> Any:
         """Return a batch as the model gets it: on the device, with the memories of the batch before, if it has any.

@@ -7,7 +7,7 @@ import importlib
 import inspect
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +22,7 @@ from hftrain.trainer.construction import base_of
 
 if TYPE_CHECKING:
     from hftrain.args.training import TrainingArguments
+    from hftrain.hardware.engine import Engine
     from hftrain.trainer.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -141,6 +142,32 @@ def check_share(share: Any) -> None:
         return
     found = f"a tensor of shape {tuple(share.shape)}" if isinstance(share, Tensor) else repr(share)
     raise TaskError(f"training_step returned {found}. Return the detached loss of the batch, a scalar (0-d) tensor.")
+
+
+@contextmanager
+def autocast_in_forward(engine: Engine, model: nn.Module) -> Iterator[None]:
+    """While this is open, the model's forward runs in autocast and returns fp32, and what is made of it runs outside.
+
+    On the CPU autocast stays on for what is made of it.
+    """
+    entered: list[AbstractContextManager[Any]] = []
+
+    def enter(module: nn.Module, inputs: Any) -> None:
+        entered.append(engine.autocast())
+        entered[-1].__enter__()
+
+    def leave(module: nn.Module, inputs: Any, outputs: Any) -> Any:
+        entered.pop().__exit__(None, None, None)
+        return engine.float_outputs(outputs)
+
+    # `leave` is called after an error in forward too, or autocast would stay on.
+    hooks = (model.register_forward_pre_hook(enter), model.register_forward_hook(leave, always_call=True))
+    try:
+        with engine.autocast() if engine.device.type == "cpu" else nullcontext():
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 # ---- whether the count of items is used ----------------------------------------------------------------
