@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 
 from hftrain.errors import HardwareError
 from hftrain.hardware.averaging import average_gradients, broadcast_buffers
+from hftrain.hardware.calls import compiled, inside, through
 from hftrain.hardware.collectives import Alone, Collectives, Together
 from hftrain.hardware.devices import batch_mover, resolve_device
 from hftrain.hardware.gradients import GradientList
@@ -167,7 +168,7 @@ class Engine:
             ddp = self._strategy.setup_module(StepRouter(module, calls) if steps else module)
             if not isinstance(ddp, DistributedDataParallel):  # pragma: no cover - Fabric's DDP strategy makes DDP
                 raise HardwareError(f"The strategy returned {type(ddp).__name__}, expected DistributedDataParallel.")
-            self._ddp, self._steps = ddp, {name: _through(ddp, name) for name in steps} or {"forward": ddp}
+            self._ddp, self._steps = ddp, {name: through(ddp, name) for name in steps} or {"forward": ddp}
             if self.settings.defer_sync:
                 ddp.require_backward_grad_sync = ddp.require_forward_param_sync = False
         self._optimizer = self._optimizer if self._trains(self._optimizer) else None
@@ -386,35 +387,12 @@ class Engine:
         if not self.settings.compile:
             return call
         if name not in self._compiled:
-            self._compiled[name] = self._compile(call)
+            asked = {"backend": self.settings.compile_backend, "mode": self.settings.compile_mode}
+            self._compiled[name] = compiled(call, {key: value for key, value in asked.items() if value is not None})
         return self._compiled[name]
 
-    def _compile(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        asked = {"backend": self.settings.compile_backend, "mode": self.settings.compile_mode}
-        options: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
-        if isinstance(call, nn.Module):
-            call.compile(**options)
-            return call
-        compiled: Callable[..., Any] = torch.compile(call, **options)
-        return compiled
-
     def _in_autocast(self, call: Callable[..., Any]) -> Callable[..., Any]:
-        if self.settings.precision == "fp32":
-            return call
-        context = self._precision.forward_context
-
-        def run(*args: Any, **kwargs: Any) -> Any:
-            with context():
-                return call(*args, **kwargs)
-
-        return run
-
-
-def _through(ddp: DistributedDataParallel, name: str) -> Callable[..., Any]:
-    def run(*args: Any, **kwargs: Any) -> Any:
-        return ddp(name, *args, **kwargs)
-
-    return run
+        return call if self.settings.precision == "fp32" else inside(self._precision.forward_context, call)
 
 
 def create_engine(settings: EngineSettings) -> Engine:
