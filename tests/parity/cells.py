@@ -70,6 +70,10 @@ def _evaluate_and_predict(when: str, trainer: Any) -> None:
     trainer.predict(points(12, seed=2))
 
 
+def _new_model() -> torch.nn.Module:
+    return Perceptron()
+
+
 def _language(**args: Any) -> Cell:
     return Cell(model=causal_lm, data=sentences, args=args)
 
@@ -152,7 +156,7 @@ CELLS: dict[str, Cell] = {
     "adafactor": Cell(args={"optim": "adafactor"}),
     "optimizer and schedule of the user": Cell(optimizers=_two_groups),
     "a class of optimizers": Cell(trainer={"optimizer_cls_and_kwargs": (torch.optim.Adamax, {"lr": 0.01})}),
-    "model_init": Cell(trainer={"model_init": lambda: Perceptron()}),
+    "model_init": Cell(trainer={"model_init": _new_model}),
     "trained twice": Cell(use=lambda when, trainer: trainer.train() if when == "before" else None),
     # ---- memory and precision
     "gradient checkpointing": _language(gradient_checkpointing=True),

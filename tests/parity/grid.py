@@ -13,7 +13,7 @@ import traceback
 from pathlib import Path
 
 from tests.parity.cells import CELLS
-from tests.parity.harness import Cell, both, differences, row_differences
+from tests.parity.harness import Cell, both, differences, problems
 
 
 def compare(name: str, cell: Cell) -> bool:
@@ -28,20 +28,13 @@ def compare(name: str, cell: Cell) -> bool:
                 traceback.print_exc()
             return False
     numbers = differences(cell, mine, reference)
-    problems = [f"{kind} differs by {value:.1e}" for kind, value in numbers.items() if not value <= cell.tolerance]
-    problems += row_differences(mine, reference)
-    if mine.events != reference.events:
-        problems.append("another order of events")
-    if mine.keywords != reference.keywords:
-        problems.append("other keywords of callbacks")
-    if mine.state["global_step"] < cell.steps:
-        problems.append(f"only {mine.state['global_step']} steps")
+    found = problems(cell, mine, reference)
     shown = " ".join(f"{kind} {value:.1e}" for kind, value in numbers.items())
     steps, seconds = mine.state["global_step"], time.monotonic() - started
-    print(f"{name:40} {'equal' if not problems else 'DIFFERS'} {steps} steps, {shown} ({seconds:.1f} s)")
-    for problem in problems[:4]:
+    print(f"{name:40} {'equal' if not found else 'DIFFERS'} {steps} steps, {shown} ({seconds:.1f} s)")
+    for problem in found[:4]:
         print(f"    {problem}")
-    return not problems
+    return not found
 
 
 def main() -> int:
