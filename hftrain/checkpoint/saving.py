@@ -122,7 +122,8 @@ class CheckpointSave:
         missing = sorted(written.keys() - found.keys())
         if missing:
             raise CheckpointError(
-                f"{self.folder} lost {', '.join(missing)} while it was written: other code removed it."
+                f"{self.folder} lacks {', '.join(missing)} at its commit: other code removed them, or the ranks do not "
+                "share this folder. Set output_dir to a folder that all of them see."
             )
         return {path: FileRecord(num_bytes=it.num_bytes, sha256=it.sha256) for path, it in sorted(found.items())}
 

@@ -69,7 +69,7 @@ def test_a_link_in_the_folder_is_not_part_of_it(tmp_path: Path) -> None:
 
 
 def test_a_file_that_other_code_removed_stops_the_commit(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"lost model\.safetensors"):
+    with pytest.raises(CheckpointError, match=r"lacks model\.safetensors at its commit"):
         filled(tmp_path, lambda save: Path(save.folder, "model.safetensors").unlink())
     assert status(tmp_path / "checkpoint-1") is Status.TORN
 
