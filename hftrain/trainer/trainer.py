@@ -189,11 +189,12 @@ class Trainer(LaterMethods):
             ConfigurationError: it takes more, or returned no model.
         """
         assert self.model_init is not None  # the callers check
-        takes = [p for p in inspect.signature(self.model_init).parameters.values() if p.default is p.empty]
-        if len(takes) > 1:
-            names = ", ".join(parameter.name for parameter in takes)
+        takes = list(inspect.signature(self.model_init).parameters.values())
+        needed = [parameter.name for parameter in takes if parameter.default is parameter.empty]
+        if len(needed) > 1:
+            names = ", ".join(needed)
             raise ConfigurationError(f"model_init takes {names}. It should have 0 parameters, or 1 for the trial.")
-        model = self.model_init(trial) if takes else self.model_init()
+        model = self.model_init(trial) if needed or len(takes) == 1 else self.model_init()
         if model is None:
             raise ConfigurationError("model_init returned None. Return the model.")
         return model
@@ -305,9 +306,9 @@ class Trainer(LaterMethods):
             self._seed()
             self._take_model(self.call_model_init())
         if self.args.gradient_checkpointing:
-            self._enable_gradient_checkpointing()
+            self._start_recomputing()
 
-    def _enable_gradient_checkpointing(self) -> None:
+    def _start_recomputing(self) -> None:
         enable = getattr(self.model, "gradient_checkpointing_enable", None)
         if enable is None:
             raise ConfigurationError(

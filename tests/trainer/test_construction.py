@@ -68,6 +68,11 @@ def test_model_init_may_take_the_trial(tmp_path: Path) -> None:
     assert seen == [None]
 
 
+def test_the_trial_reaches_a_parameter_with_a_default_too(tmp_path: Path) -> None:
+    ours = Trainer(args=arguments(tmp_path), model_init=lambda trial="none": Model() if trial is None else Fit())
+    assert isinstance(ours.model, Model)
+
+
 def test_model_init_with_two_parameters_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="trial, size"):
         Trainer(args=arguments(tmp_path), model_init=lambda trial, size: Model())
