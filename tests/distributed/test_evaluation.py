@@ -89,7 +89,7 @@ def answers(folder: str, kind: str, batch_size: int, data: str, objects: bool) -
         compute_metrics=None if objects else metrics,
         data_collator=padded,
     )
-    sets: dict[str, Any] = {"list": sentences(), "stream": Stream()}
+    sets: dict[str, Any] = {"list": sentences(), "stream": Stream(), "a rank left over": sentences(9)}
     sets["loader"] = DataLoader(sets["list"], batch_size=batch_size, collate_fn=padded)
     evaluated, predicted = ours.evaluate(sets[data]), ours.predict(sets[data])
     logits, words = predicted.predictions if objects else (predicted.predictions, None)
@@ -112,6 +112,8 @@ CASES = [
     ("function", "stream", False),
     ("batch by batch", "list", False),
     ("torchmetrics", "list", False),
+    ("function", "a rank left over", False),
+    ("torchmetrics", "a rank left over", False),
     ("function", "list", True),
 ]
 
