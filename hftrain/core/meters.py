@@ -48,6 +48,12 @@ class Series:
         self._chunks.clear()
         return self._host
 
+    def stacked(self, device: torch.device) -> Tensor:
+        """Return every value so far on ``device``, shape (number of values,). Reads no tensor."""
+        parts = [self._host, *self._chunks, self._open]
+        tensors = [torch.stack([torch.as_tensor(v, device=device) for v in part]) for part in parts if len(part)]
+        return torch.cat([t.to(torch.float32) for t in tensors]) if tensors else torch.zeros(0, device=device)
+
     def copy(self) -> Series:
         """Return a series of the same values, which reads no tensor either."""
         copied = Series(self._host)
@@ -89,6 +95,14 @@ class LossWindow:
         self.steps_closed = step
         self.shares.clear()
         return total / steps
+
+    def pending(self, device: torch.device) -> Tensor:
+        """Return this rank's sum over the open window as it is now, 0-d on ``device``. Reads nothing back."""
+        shares = self.shares.stacked(device)
+        if not self.filter_nonfinite:
+            return shares.sum()
+        finite = shares.isfinite()
+        return shares.where(finite, 0.0).sum() * len(shares) / finite.sum().clamp(min=1)
 
     def _sum(self) -> float:
         shares = self.shares.read()

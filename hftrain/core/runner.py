@@ -103,6 +103,7 @@ class LoopRunner:
             with the count of their items or None; by default as many as wanted, and the task counts.
         fitter: makes batches smaller when a step runs out of memory; None lets the error end the run.
         read_rate: gives the learning rate for the rows after each update; None: the first group's.
+        react: called after each step and epoch; by default `react`, which it may call.
     """
 
     def __init__(
@@ -126,6 +127,7 @@ class LoopRunner:
         draw: Draw | None = None,
         fitter: BatchFitter | None = None,
         read_rate: Callable[[], Tensor | float] | None = None,
+        react: Callable[[LoopRunner], None] | None = None,
     ) -> None:
         self.task = task
         self.engine = engine
@@ -147,10 +149,11 @@ class LoopRunner:
         self._draw = draw
         self._fitter = fitter
         self._read_rate = read_rate or (lambda: optimizer.param_groups[0]["lr"])
+        self._react = react or LoopRunner.react
         self._batches_left: int | None = None
         self._kind_of_step = (0, False)
         self._is_counting: bool | None = None
-        self._last_logged_step = self.losses.steps_closed
+        self.last_logged_step = self.losses.steps_closed
         self._ended_early = False
 
     def fit(self) -> None:
@@ -183,7 +186,7 @@ class LoopRunner:
         if self._train_on_what_fits():
             position.next_epoch()
         self.events.emit(Event.EPOCH_END)
-        self._react()
+        self._react(self)
 
     def _train_on_what_fits(self) -> bool:
         done = self.position
@@ -208,7 +211,7 @@ class LoopRunner:
             self.position.batches = self.source.num_batches - self._batches_left
         for group, num_batches, num_items in self._groups(batches):
             if self._run_step(group, num_batches, num_items):
-                self._react()
+                self._react(self)
             if self._ends_epoch():
                 return self.control.should_epoch_stop or self._batches_left == 0
         if self.state.global_step == step_before and starts_whole:
@@ -372,14 +375,19 @@ class LoopRunner:
 
     # ---- reacting to flags ------------------------------------------------------------------------
 
-    def _react(self) -> None:
+    def react(self) -> None:
+        """Log, evaluate and save, each if its flag is set."""
         control = self.control
-        if control.should_log and self.state.global_step > self._last_logged_step:
+        if control.should_log and self.state.global_step > self.last_logged_step:
             self.actions.log(self._training_row())
         if control.should_evaluate:
             self.actions.evaluate()
         if control.should_save:
             self.actions.save()
+
+    def skip_row(self) -> None:
+        """End the logging window here: somebody else has logged it. All ranks must call this."""
+        self._training_row()
 
     def _training_row(self) -> dict[str, float]:
         """Make the row of the window that ends here: this is where device values are read."""
@@ -390,7 +398,7 @@ class LoopRunner:
         row["learning_rate"] = float(self.learning_rate)
         if self.meters is not None:
             row.update(self.meters.close(self.engine.gather_object))
-        self._last_logged_step = self.state.global_step
+        self.last_logged_step = self.state.global_step
         return row
 
     def _mean_over_ranks(self, value: float) -> float:

@@ -53,6 +53,7 @@ class TrainerBase:
         is_model_parallel: whether the model's layers are spread over devices already.
         place_model_on_device: whether the model is moved to the run's device.
         accelerator: the engine of the run under the names that accelerate has for it.
+        gather_function: joins what the processes computed for metrics.
         is_fsdp_enabled: whether parameters are sharded.
         is_deepspeed_enabled: whether DeepSpeed trains.
         label_smoother: (outputs, labels, shift_labels) -> loss, with ``label_smoothing_factor``; or None.
@@ -86,6 +87,7 @@ class TrainerBase:
     is_model_parallel: bool
     place_model_on_device: bool
     accelerator: AcceleratorShim
+    gather_function: Callable[..., Any]
     is_fsdp_enabled: bool
     is_deepspeed_enabled: bool
     hp_name: Any
@@ -110,6 +112,8 @@ class TrainerBase:
     _created_lr_scheduler: bool
     _signature_columns: list[str] | None
     _kept_loaders: dict[str, KeptLoader]
+    _globalstep_last_logged: int
+    _total_loss_scalar: float
     _engine: Engine | None
     _runner: LoopRunner | None
     _checkpoints: CheckpointManager | None

@@ -10,7 +10,7 @@ from hftrain.hardware.engine import create_engine
 from hftrain.hardware.tree import map_tree
 from hftrain.trainer.accelerator import AcceleratorShim
 from hftrain.trainer.base import TrainerBase
-from hftrain.trainer.settings import check_autocast_backend, engine_settings
+from hftrain.trainer.settings import check_autocast_backend, engine_settings, with_ddp_defaults
 
 if TYPE_CHECKING:
     import torch
@@ -23,9 +23,28 @@ if TYPE_CHECKING:
 class DeviceMethods(TrainerBase):
     """Engine, placement and wrapping of the model, gathering."""
 
+    # What subclasses ask before they use something that is not there.
+    deepspeed = None
+    hp_search_backend = None
+    is_tp_enabled = False
+    is_fsdp_xla_enabled = False
+    is_fsdp_xla_v1_enabled = False
+    is_fsdp_xla_v2_enabled = False
+
+    @property
+    def use_apex(self) -> bool:
+        """Whether Apex does mixed precision."""
+        return self.args.half_precision_backend == "apex" and self.args.fp16
+
+    @property
+    def use_cpu_amp(self) -> bool:
+        """Whether autocast was asked for on the CPU by name."""
+        return self.args.half_precision_backend == "cpu_amp" and (self.args.bf16 or self.args.fp16)
+
     def create_accelerator_and_postprocess(self) -> None:
         """Set up `accelerator`, once, when the Trainer is made."""
         self.accelerator = AcceleratorShim(self)
+        self.gather_function = self.accelerator.gather_for_metrics
         self.is_fsdp_enabled = self.is_deepspeed_enabled = False
         self._start_accelerate()
 
@@ -74,7 +93,12 @@ class DeviceMethods(TrainerBase):
         return self._engine
 
     def _new_engine(self) -> Engine:
-        engine = create_engine(engine_settings(self.args))
+        settings = engine_settings(self.args)
+        model = getattr(self, "model", None)
+        if model is not None and not isinstance(model, TaskModule):
+            checkpoints = self.args.gradient_checkpointing or getattr(model, "is_gradient_checkpointing", False)
+            settings = with_ddp_defaults(settings, checkpoints=bool(checkpoints))
+        engine = create_engine(settings)
         check_autocast_backend(self.args, engine.device.type)
         return engine
 

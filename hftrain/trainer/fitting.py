@@ -22,6 +22,7 @@ from hftrain.trainer.adapters import TrainerActions, TrainerTask
 from hftrain.trainer.batch_size import BatchSizeFitter, accumulation_restored, restore_batch_size
 from hftrain.trainer.counters import observed, settle_counts, tokens_per_second
 from hftrain.trainer.overrides import is_overridden
+from hftrain.trainer.reactions import reactions_of
 from hftrain.trainer.resuming import position_after
 from hftrain.trainer.run_length import horizon_from, horizon_of, training_source
 from hftrain.trainer.settings import data_seed, loop_settings
@@ -165,6 +166,7 @@ def _runner(trainer: Trainer, resume: Resume | None) -> LoopRunner:
         restore_rng=_rng_restorer(trainer, resume),
         draw=adapter.draw_step if task is None and adapter.draws_steps else None,
         fitter=BatchSizeFitter(trainer) if trainer.args.auto_find_batch_size else None,
+        react=reactions_of(trainer),
         read_rate=trainer._get_learning_rate if is_overridden(type(trainer), "_get_learning_rate") else None,
     )
 

@@ -51,6 +51,7 @@ _CALLED = (
     "_activate_neftune",
     "_deactivate_neftune",
     "_get_learning_rate",
+    "_maybe_log_save_evaluate",
     "_prepare_input",
     "_prepare_inputs",
     "_wrap_model",
@@ -126,16 +127,12 @@ _LOOP = (
     "Override training_step or get_batch_samples for what a step does, add a TrainerCallback for what happens between "
     "steps, or write a TaskModule and run hftrain.core.runner.LoopRunner yourself"
 )
-_REACTIONS = (
-    "Override log, _evaluate or _save_checkpoint for what is done, and set trainer.control's flags in a callback's "
-    "on_step_end for when"
-)
 _SEARCH = "Hyperparameter search is not available in this version"
 _HUB = "Pushing to a hub is not available in this version: upload in a callback's on_save"
 _SHARDING = "Neither FSDP, DeepSpeed nor TPU saving is available in this version"
 _GATHER = "Override evaluation_loop, and gather with self.accelerator.gather_for_metrics"
 
-_REFUSED = {"_inner_training_loop": _LOOP, "_maybe_log_save_evaluate": _REACTIONS}
+_REFUSED = {"_inner_training_loop": _LOOP}
 
 _DEAD = {
     "_add_sm_patterns_to_gitignore": _HUB,
@@ -179,6 +176,12 @@ def check_overrides(kind: type) -> None:
             )
         if row.fate is Fate.DEAD:
             warnings.warn(f"{owner.__name__} overrides {name}, and nothing calls it here. {row.port}.", stacklevel=3)
+    for name, owner in _colliding(kind):
+        warnings.warn(
+            f"{owner.__name__} defines {name}, a name that hftrain's Trainer uses inside. Rename it, unless it is to "
+            "take the place of that.",
+            stacklevel=3,
+        )
 
 
 def is_overridden(kind: type, name: str) -> bool:
@@ -191,8 +194,18 @@ def _overridden(kind: type) -> list[tuple[str, type]]:
     return [(name, owner) for name, owner in owners if owner is not None]
 
 
+def _colliding(kind: type) -> list[tuple[str, type]]:
+    """Return the private names of our own, beside those of the reference, that a subclass defines."""
+    inside = {name for base in kind.__mro__ if _is_ours(base) for name in vars(base)}
+    private = sorted(name for name in inside - OVERRIDES.keys() if name.startswith("_") and not name.startswith("__"))
+    owners = ((name, _owner(kind, name)) for name in private)
+    return [(name, owner) for name, owner in owners if owner is not None]
+
+
 def _owner(kind: type, name: str) -> type | None:
-    for base in kind.__mro__:
-        if name in vars(base):
-            return None if base.__module__.split(".")[0] == __name__.split(".")[0] else base
-    return None
+    base = next((base for base in kind.__mro__ if name in vars(base)), None)
+    return None if base is None or _is_ours(base) else base
+
+
+def _is_ours(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] == __name__.partition(".")[0]

@@ -27,7 +27,7 @@ from hftrain.trainer.saving import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from torch import nn
+    from torch import Tensor, nn
 
     from hftrain.args.training import TrainingArguments
     from hftrain.checkpoint.catalog import Verification
@@ -83,6 +83,32 @@ class SaveMethods(EvalMethods):
             self._save_parts(save.folder, data)
         if self._running_engine().is_world_process_zero:
             self._rotate_checkpoints(use_mtime=True, output_dir=self._get_output_dir(trial))
+
+    def _maybe_log_save_evaluate(
+        self,
+        tr_loss: Tensor,
+        grad_norm: Any,
+        model: nn.Module,
+        trial: Any,
+        epoch: float,
+        ignore_keys_for_eval: list[str] | None,
+        start_time: float,
+        learning_rate: Any = None,
+    ) -> None:
+        """Log, evaluate and save as the flags of `control` ask; an override is called after each step and epoch.
+
+        Args:
+            tr_loss: sum over the open window of this rank's losses, 0-d.
+            grad_norm: norm of the last step's gradients.
+            model: the model.
+            trial: None.
+            epoch: which epoch it is.
+            ignore_keys_for_eval: outputs of the model that are not predictions.
+            start_time: when training began.
+            learning_rate: that of the last step.
+        """
+        if self._runner is not None:
+            self._runner.react()
 
     def _save_parts(self, folder: str, data: dict[str, Any]) -> None:
         self.save_model(folder, _internal_call=True)

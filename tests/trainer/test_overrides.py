@@ -65,3 +65,25 @@ def test_a_mixin_before_the_trainer_counts_as_an_override(tmp_path: Path) -> Non
 
     with pytest.raises(NotAvailableError, match="Mixin overrides _inner_training_loop"):
         Mine(Model(), arguments(tmp_path), train_dataset=Points())
+
+
+def test_a_name_that_our_own_trainer_uses_inside_warns(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="Mine defines _renew, a name that hftrain's Trainer uses inside. Rename it"):
+        overriding("_renew")(Model(), arguments(tmp_path), train_dataset=Points())
+
+
+# What trainers built on the reference call their own methods and attributes.
+POPULAR = """
+_metrics _stored_metrics _textual_logs _logs _step _buffered_inputs _tag_names _total_train_tokens _eval_loaders
+_eval_dataloaders _last_loaded_step _peft_has_been_casted_to_bf16 _precomputed_train_ref_log_probs _prepare_dataset
+_precomputed_eval_ref_log_probs _prepare_peft_model _prepare_gradient_checkpointing _enable_gradient_checkpointing
+_generate _generate_and_score_completions _compute_loss _forward _tokenize _truncate _log_statistics _loss _warned
+_sync_target_model _calculate_rewards _train_batched_samples _is_vlm _ema _teacher _model _loader _sampler _data
+"""
+
+
+@pytest.mark.parametrize("name", POPULAR.split())
+def test_the_names_that_trainers_give_their_own_things_are_free(tmp_path: Path, name: str) -> None:
+    trainer = Trainer(Model(), arguments(tmp_path, max_steps=1), train_dataset=Points())
+    trainer.train()
+    assert not hasattr(trainer, name)
