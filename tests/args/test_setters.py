@@ -69,7 +69,6 @@ def test_a_wrong_call_changes_nothing() -> None:
     ("method", "given"),
     [
         ("set_push_to_hub", {"model_id": "me/awesome-model"}),
-        ("set_testing", {"jit_mode": True}),
         ("set_optimizer", {"name": "galore_adamw"}),
         ("set_logging", {"report_to": ["wandb"]}),
     ],
