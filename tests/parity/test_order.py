@@ -194,3 +194,27 @@ def test_a_resumed_epoch_keeps_its_last_window_which_the_reference_loses(tmp_pat
         len([1 for name, _ in record.events if name == "on_optimizer_step"]) for record in (*whole, mine, reference)
     ]
     assert steps == [9, 9, 5, 4]
+
+
+LIMITS: dict[str, dict[str, Any]] = {
+    "one, and the best": {**WATCHED, "save_total_limit": 1, "load_best_model_at_end": True},
+    "one, and a best that is not loaded": {**WATCHED, "save_total_limit": 1},
+    "two, and the best": {**WATCHED, "save_total_limit": 2, "load_best_model_at_end": True, "num_train_epochs": 5},
+    "one": {"save_total_limit": 1, "save_strategy": "steps", "save_steps": 5},
+    "two": {"save_total_limit": 2, "save_strategy": "steps", "save_steps": 5},
+}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_the_same_checkpoints_are_kept_during_training_and_at_its_end(tmp_path: Path, name: str) -> None:
+    kept: dict[str, list[list[str]]] = {}
+
+    def watching(library: Any) -> list[Any]:
+        def look(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            folders = sorted(path.name for path in Path(args.output_dir).glob("checkpoint-*"))
+            kept.setdefault(library.name, []).append(folders)
+
+        return [type("Watch", (library.TrainerCallback,), {"on_save": look, "on_train_end": look})()]
+
+    both(cell(LIMITS[name], callbacks=watching), tmp_path)
+    assert kept["hftrain"] == kept["transformers"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +99,34 @@ def test_a_task_reports_ratios_as_steps_and_keeps_the_arguments(tmp_path: Path) 
     ours = task_trainer(tmp_path, Fit, DataModule(train=Points()), logging_steps=0.3)
     ours.train()
     assert (ours.state.logging_steps, ours.args.logging_steps) == (5, 0.3)
+
+
+def test_callbacks_of_the_user_come_before_the_one_that_shows_progress(tmp_path: Path) -> None:
+    class Mine(TrainerCallback):
+        pass
+
+    ours = plain(tmp_path, callbacks=[Mine, Mine()], disable_tqdm=True)
+    names = [type(callback).__name__ for callback in ours.callback_handler.callbacks]
+    assert names == ["DefaultFlowCallback", "Mine", "Mine", "PrinterCallback"]
+
+
+def test_a_callback_of_a_class_that_is_there_already_is_added_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Mine(TrainerCallback):
+        pass
+
+    plain(tmp_path, callbacks=[Mine(), Mine()])
+    assert "There is a Mine among the callbacks already" in caplog.text
+
+
+def test_deleting_the_trainer_frees_a_plain_module_without_the_garbage_collector(tmp_path: Path) -> None:
+    ours = plain(tmp_path, save_strategy="epoch")
+    ours.train()
+    model = weakref.ref(ours.model)
+    gc.disable()
+    try:
+        del ours
+        assert model() is None
+    finally:
+        gc.enable()
