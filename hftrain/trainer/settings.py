@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from hftrain.args.accelerator import AcceleratorConfig
@@ -35,6 +36,20 @@ def engine_settings(args: TrainingArguments) -> EngineSettings:
         compile_mode=args.torch_compile_mode,
         vendor=_vendor(args),
         apex_opt_level=args.fp16_opt_level,
+    )
+
+
+def with_ddp_defaults(settings: EngineSettings, *, checkpoints: bool) -> EngineSettings:
+    """Return the settings with what nobody set as a plain module wants it under DDP.
+
+    A model may leave parameters unused, so they are looked for, unless activations are recomputed: recomputing them
+    in backward would mark a parameter as ready twice, and buffers must not change in between.
+    """
+    unused, buffers = settings.ddp_find_unused_parameters, settings.ddp_broadcast_buffers
+    return replace(
+        settings,
+        ddp_find_unused_parameters=not checkpoints if unused is None else unused,
+        ddp_broadcast_buffers=not checkpoints if buffers is None else buffers,
     )
 
 

@@ -62,3 +62,21 @@ def test_tokens_and_operations_are_those_of_all_processes(
     assert alone["rows"] == [64, 128, 128]
     for rank in in_two_processes[True]:
         assert (rank["rows"], rank["flos"]) == (alone["rows"], alone["flos"])
+
+
+class Sparing(WeightedTagger):
+    """Has a layer that forward does not use."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spare = torch.nn.Linear(1, 1)
+
+
+def train_sparing(folder: str) -> int:
+    ours = token_trainer(Path(folder), Sparing)
+    ours.train()
+    return ours.state.global_step
+
+
+def test_a_model_may_leave_parameters_unused(tmp_path: Path) -> None:
+    assert launch(train_sparing, str(tmp_path)) == [4, 4]

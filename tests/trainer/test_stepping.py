@@ -19,7 +19,7 @@ from hftrain.hardware.precision import float_outputs
 from hftrain.trainer.stepping import autocast_in_forward, call_model, is_causal_lm, loss_of, own_batch, past_of
 from tests.parity.models import causal_lm, classifier, gpt2
 from tests.trainer.models import Tagger, token_trainer
-from tests.trainer.tasks import weights
+from tests.trainer.tasks import Fit, weights
 
 
 class TinyForCausalLM(nn.Module):
@@ -161,3 +161,27 @@ def test_a_plain_module_is_compiled_in_place(tmp_path: Path, monkeypatch: pytest
         assert list(ours.model.state_dict()) == names
     assert asked == [{"backend": "eager"}]
     assert torch.allclose(losses[0], losses[2])
+
+
+class Checkpointed(Tagger):
+    """Can recompute its activations."""
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Any = None) -> None:
+        """Do nothing: this model is too small."""
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "unused", "buffers"),
+    [
+        (Checkpointed, {}, True, True),
+        (Checkpointed, {"gradient_checkpointing": True}, False, False),
+        (Checkpointed, {"gradient_checkpointing": True, "ddp_find_unused_parameters": True}, True, False),
+        (Checkpointed, {"ddp_broadcast_buffers": False}, True, False),
+        (Fit, {}, None, None),
+    ],
+)
+def test_ddp_looks_for_unused_parameters_unless_activations_are_recomputed(
+    tmp_path: Path, model: type[nn.Module], changes: dict[str, Any], unused: bool | None, buffers: bool | None
+) -> None:
+    settings = token_trainer(tmp_path, model, **changes)._running_engine().settings
+    assert (settings.ddp_find_unused_parameters, settings.ddp_broadcast_buffers) == (unused, buffers)
