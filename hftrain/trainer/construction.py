@@ -110,9 +110,15 @@ def check_model(model: Any) -> None:
 
     Raises:
         ConfigurationError: it is no module, or its weights are quantized and nothing trainable is attached.
+        NotAvailableError: its layers are tensor parallel.
     """
     if not hasattr(model, "state_dict") or not hasattr(model, "parameters"):
         raise ConfigurationError(f"model={model!r} is a {type(model).__name__}. Pass a TaskModule or an nn.Module.")
+    if (getattr(model, "_tp_size", None) or 1) > 1:
+        raise NotAvailableError(
+            f"{type(model).__name__} is tensor parallel over {model._tp_size} processes, which this version does not "
+            "train. Load it without tp_plan."
+        )
     is_quantized = getattr(model, "is_quantized", False) and not getattr(model, "_hf_peft_config_loaded", False)
     quantizer = getattr(model, "hf_quantizer", None)
     can_train = getattr(quantizer, "is_qat_trainable", False) or hasattr(model, "peft_config")
