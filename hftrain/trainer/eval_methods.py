@@ -21,7 +21,7 @@ from hftrain.trainer.evaluation import (
     traced,
 )
 from hftrain.trainer.report_methods import ReportMethods
-from hftrain.trainer.stepping import call_model
+from hftrain.trainer.stepping import call_model, past_of
 from hftrain.types.outputs import EvalLoopOutput, PredictionOutput
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ class EvalMethods(ReportMethods):
                 return self._running_engine().float_outputs(loss.detach().mean()), outputs
             outputs = call_model(model, inputs)
         if self.args.past_index >= 0:
-            self._past = outputs[self.args.past_index - 1]  # without a loss before it
+            self._past = past_of(outputs, self.args.past_index - 1)  # there is no loss before it
         return None, outputs
 
     def torch_jit_model_eval(self, model: nn.Module, dataloader: Any, training: bool = False) -> nn.Module:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from hftrain.core.batches import describe_batch
+from hftrain.core.batches import batch_size, describe_batch
 from hftrain.core.evaluator import Collected, Evaluator, Outcome, Sink, Step, TaskStep
 from hftrain.core.metrics import MetricSet, Output, are_metrics, has_answers
 from hftrain.core.predictions import map_nest
@@ -86,7 +86,7 @@ def run_loop(
         sinks += [*_streamed(trainer, loss_only=loss_only), collected]
         needs_labels = trainer.compute_metrics is not None and not loss_only and description != PREDICTION
         whole_step = _with_extras(trainer, _with_labels(trainer, step) if needs_labels else step)
-        outcome = Evaluator(engine=engine, events=handler).run(source, whole_step, sinks)
+        outcome = Evaluator(engine=engine, events=handler).run(source, _telling_fillers(trainer, whole_step), sinks)
     return EvalLoopOutput(
         predictions=collected.arrays.get("preds"),
         label_ids=collected.arrays.get("target"),
@@ -189,6 +189,23 @@ def _refuse_unanswered(trainer: EvalMethods, output: Output, batch: Any) -> None
     )
 
 
+def _telling_fillers(trainer: EvalMethods, step: Step) -> Step:
+    """Return the step with `accelerator.gather_for_metrics` knowing which rows of the batch count."""
+    accelerator = trainer.accelerator
+    if trainer._running_engine().world_size == 1:
+        return step
+
+    def run(batch: Any, size: int) -> Output:
+        rows = batch_size(batch)
+        accelerator.real_rows = (size, rows) if size < rows else None
+        try:
+            return step(batch, size)
+        finally:
+            accelerator.real_rows = None
+
+    return run
+
+
 def _with_extras(trainer: EvalMethods, step: Step) -> Step:
     """Return the step with preprocessed predictions, and with inputs and losses where metrics ask for them."""
     args, preprocess = trainer.args, trainer.preprocess_logits_for_metrics
@@ -230,6 +247,10 @@ def _step(
         with _model_step(trainer, loader, loss_only=loss_only, ignore_keys=ignore_keys) as step:
             yield step, []
         return
+    if trainer.args.jit_mode_eval:
+        logger.warning(
+            "jit_mode_eval=True traces a plain model; %s, a TaskModule, runs as it is.", type(model).__name__
+        )
     predicts = description == PREDICTION and not loss_only
     own_predict = predicts and type(model).predict_step is not TaskModule.predict_step
     name = "predict_step" if own_predict else "eval_step"

@@ -275,6 +275,11 @@ def test_a_model_that_cannot_be_traced_runs_as_it_is(tmp_path: Path, caplog: pyt
     assert "Untraceable cannot be traced and runs as it is (RuntimeError: not today)" in caplog.text
 
 
+def test_a_task_runs_untraced_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Trainer(Fit(), arguments(tmp_path, jit_mode_eval=True), eval_dataset=Points(8)).evaluate()
+    assert "Fit, a TaskModule, runs as it is" in caplog.text
+
+
 def test_the_older_loop_is_called_when_asked(tmp_path: Path) -> None:
     class Older(Trainer):
         def prediction_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
