@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers.trainer_utils import TrainerMemoryTracker
 
 from hftrain import DataModule, Trainer
 from hftrain.trainer.memory import MemoryTracker
@@ -36,6 +37,24 @@ def test_the_first_stage_tells_the_construction_too(tmp_path: Path) -> None:
     assert memory_rows(ours.evaluate()) == rows_of("init", "eval")
     assert memory_rows(ours.train().metrics) == rows_of("train")
     assert memory_rows(ours.predict(None).metrics) == rows_of("test")
+
+
+def test_the_rows_have_the_references_names(tmp_path: Path) -> None:
+    class Reference:
+        """Its tracker derives the stage from the name of the calling method."""
+
+        def __init__(self) -> None:
+            self.tracker = TrainerMemoryTracker(skip_memory_metrics=False)
+            self.tracker.start()
+            self.tracker.stop_and_update_metrics()
+
+        def evaluate(self) -> dict[str, Any]:
+            metrics: dict[str, Any] = {}
+            self.tracker.start()
+            self.tracker.stop_and_update_metrics(metrics)
+            return metrics
+
+    assert memory_rows(measured(tmp_path).evaluate()) == Reference().evaluate().keys()
 
 
 def test_an_evaluation_inside_training_belongs_to_it(tmp_path: Path) -> None:
