@@ -18,10 +18,10 @@ from hftrain.trainer.evaluation import (
     run_loop,
     task_prediction,
     timed_loop,
-    traced,
 )
 from hftrain.trainer.report_methods import ReportMethods
 from hftrain.trainer.stepping import call_model, past_of
+from hftrain.trainer.tracing import traced
 from hftrain.types.outputs import EvalLoopOutput, PredictionOutput
 
 if TYPE_CHECKING:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import time
-import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +20,7 @@ from hftrain.core.speed import speed_metrics
 from hftrain.core.task import TaskModule
 from hftrain.data.epochs import EpochLoader
 from hftrain.errors import ConfigurationError, TaskError
+from hftrain.trainer.tracing import is_traced, traced_model
 from hftrain.types.outputs import EvalLoopOutput
 
 if TYPE_CHECKING:
@@ -102,7 +101,7 @@ def _place(trainer: EvalMethods) -> None:
     started = time.time()
     trainer._running_engine().place(trainer.model, move=trainer.place_model_on_device)
     has_trained = trainer.state.max_steps > 0
-    if trainer.model_preparation_time is None and not has_trained and not _is_traced(trainer):
+    if trainer.model_preparation_time is None and not has_trained and not is_traced(trainer):
         trainer.model_preparation_time = round(time.time() - started, 4)
 
 
@@ -273,7 +272,7 @@ def _model_step(trainer: EvalMethods, loader: Any, *, loss_only: bool, ignore_ke
         switch()
     trainer._past = None
     with nullcontext() if trainer.is_in_train else engine.full_eval(trainer.model):
-        model = _traced_model(trainer, loader)
+        model = traced_model(trainer, loader)
         yield _ModelStep(trainer, model, loss_only=loss_only, ignore_keys=ignore_keys)
     trainer._past = None
 
@@ -364,47 +363,3 @@ def logits_of(trainer: EvalMethods, outputs: Any, ignore_keys: list[str] | None,
 
 def _detached(leaf: Any) -> Any:
     return leaf.detach() if isinstance(leaf, Tensor) else leaf
-
-
-# ---- tracing ----------------------------------------------------------------------------------------
-
-
-def _is_traced(trainer: EvalMethods) -> bool:
-    return bool(trainer.args.jit_mode_eval) and not isinstance(trainer.model, TaskModule)
-
-
-def _traced_model(trainer: EvalMethods, loader: Any) -> nn.Module:
-    """Return the model to run, traced if that is asked for; note how long that took."""
-    if not trainer.args.jit_mode_eval:
-        return trainer.model
-    started = time.time()
-    model = trainer.torch_jit_model_eval(trainer.model, loader, training=False)
-    trainer.jit_compilation_time = round(time.time() - started, 4)
-    return model
-
-
-def traced(trainer: EvalMethods, model: nn.Module, loader: Any) -> nn.Module:
-    """Return the model traced with the loader's first batch and frozen; itself, with a warning, where that fails."""
-    engine = trainer._running_engine()
-    with ExitStack() as inside:
-        inside.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")  # a tracer warns of what it fixes, and torch of tracing itself
-        inside.enter_context(torch.no_grad())
-        inside.enter_context(engine.autocast())
-        inside.callback(torch.set_autocast_cache_enabled, torch.is_autocast_cache_enabled())
-        torch.set_autocast_cache_enabled(False)  # a cached cast would become a constant of the trace
-        try:
-            batch = dict(trainer._prepare_inputs(next(iter(loader))))
-            trace: Any = torch.jit.trace  # torch types it not at all
-            frozen = torch.jit.freeze(trace(copy.copy(model).eval(), example_kwarg_inputs=batch, strict=False))
-            for _ in range(2):  # the executor optimizes at the second call
-                frozen(**batch)
-        except (RuntimeError, TypeError, ValueError, NameError, IndexError, StopIteration) as error:
-            logger.warning(
-                "jit_mode_eval=True: %s cannot be traced and runs as it is (%s: %s).",
-                type(model).__name__,
-                type(error).__name__,
-                error,
-            )
-            return model
-    return frozen  # type: ignore[no-any-return]
