@@ -67,8 +67,8 @@ class AcceleratorShim(ProcessPlace):
         trainer: whose engine it is.
 
     Attributes:
-        num_real: how many samples of this process's batch count, while an evaluation goes over batches of which some
-            may be fillers; None means all.
+        real_rows: while an evaluation is at a batch with fillers: how many of this process's rows count, and how many
+            there are. None: all count.
 
     Raises:
         AttributeError: a name of accelerate that is not here; the message says what to use.
@@ -76,7 +76,7 @@ class AcceleratorShim(ProcessPlace):
 
     def __init__(self, trainer: DeviceMethods) -> None:
         self._trainer = weakref.ref(trainer)
-        self.num_real: int | None = None
+        self.real_rows: tuple[int, int] | None = None
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -224,13 +224,13 @@ class AcceleratorShim(ProcessPlace):
         if self.num_processes == 1:
             return input_data
         if use_gather_object or not _all_tensors(input_data):
-            counts = self.num_real is None or self.num_real > 0
+            counts = self.real_rows is None or self.real_rows[0] > 0
             gathered = self._engine.gather_object(input_data if counts else None)
             parts = [part for part in gathered if part is not None]
             return [item for part in parts for item in part] if isinstance(input_data, list) else parts
-        real = self.num_real
-        if real is not None:
-            input_data = map_tree(input_data, lambda leaf: leaf[:real] if leaf.ndim else leaf)
+        if self.real_rows is not None:
+            real, rows = self.real_rows
+            input_data = map_tree(input_data, lambda leaf: leaf[:real] if leaf.ndim and len(leaf) == rows else leaf)
         return self._engine.gather(input_data)
 
     def reduce(self, tensor: Any, reduction: str = "sum", scale: float = 1.0) -> Any:

@@ -50,7 +50,7 @@ def test_it_answers_as_accelerate_does(tmp_path: Path) -> None:
 def fillers(folder: str) -> list[Any]:
     trainer = Trainer(Model(), arguments(folder), train_dataset=Points())
     accelerator = trainer.accelerator
-    accelerator.num_real = 2 if accelerator.is_main_process else 0
+    accelerator.real_rows = None if accelerator.is_main_process else (0, 2)
     rows = accelerator.gather_for_metrics({"x": torch.arange(2), "mean": torch.tensor(1.0)})
     objects = accelerator.gather_for_metrics([accelerator.process_index])
     return [rows["x"].tolist(), rows["mean"].tolist(), objects]
@@ -58,6 +58,29 @@ def fillers(folder: str) -> list[Any]:
 
 def test_rows_of_fillers_are_left_out_of_metrics(tmp_path: Path) -> None:
     assert launch(fillers, str(tmp_path)) == [[[0, 1], [1.0, 1.0], [0]]] * 2
+
+
+class Gathering(Trainer):
+    """Counts the rows that an evaluation gathers for its metrics, and what a statistic of three numbers becomes."""
+
+    rows = 0
+    statistics = 0
+
+    def prediction_step(self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: Any = None) -> Any:
+        self.rows += len(self.accelerator.gather_for_metrics(inputs["y"]))
+        self.statistics += len(self.accelerator.gather_for_metrics(torch.zeros(3)))
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+
+
+def evaluate(folder: str) -> list[Any]:
+    args = arguments(folder, per_device_eval_batch_size=2)
+    trainer = Gathering(Model(), args, train_dataset=Points(), eval_dataset=Points(5))
+    trainer.evaluate()
+    return [trainer.rows, trainer.statistics, trainer.accelerator.real_rows]
+
+
+def test_an_evaluation_gathers_each_sample_once(tmp_path: Path) -> None:
+    assert launch(evaluate, str(tmp_path)) == [[5, 12, None]] * 2
 
 
 class Own(Trainer):
