@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 from hftrain.core.horizon import Horizon
 from hftrain.core.meters import LossWindow, Meters
 from hftrain.core.ports import BatchFitter, Engine, EpochSource, EventSink, RunActions, Scheduler, Task
+from hftrain.core.position import Position
 from hftrain.errors import TaskError
 from hftrain.types.choices import Event
 from hftrain.types.control import TrainerControl
@@ -51,29 +52,6 @@ class LoopSettings:
     empty_cache_steps: int | None = None
     filter_nonfinite_losses: bool = True
     loss_decimals: int | None = None
-
-
-@dataclass(kw_only=True)
-class Position:
-    """How far the data was consumed: what a checkpoint keeps in ``data.json``.
-
-    Attributes:
-        epoch: the epoch that the next batch comes from.
-        batches: micro-batches consumed of it on each rank.
-        samples: samples consumed of it over all ranks, in the epoch's seeded order.
-    """
-
-    epoch: int = 0
-    batches: int = 0
-    samples: int = 0
-
-    def to_dict(self) -> dict[str, int]:
-        """Return the fields as JSON."""
-        return asdict(self)
-
-    def next_epoch(self) -> None:
-        """Move to the start of the next epoch."""
-        self.epoch, self.batches, self.samples = self.epoch + 1, 0, 0
 
 
 class _StepDoesNotFitError(Exception):
@@ -215,7 +193,13 @@ class LoopRunner:
             if self._ends_epoch():
                 return self.control.should_epoch_stop or self._batches_left == 0
         if self.state.global_step == step_before and starts_whole:
-            logger.warning("Epoch %d yielded no batch: training stops.", self.position.epoch)
+            logger.warning(
+                "Epoch %d yielded no batch: training stops at step %d of %d. A generator gives its samples once; set "
+                "max_steps to no more steps than they make, or give a data set that starts again.",
+                self.position.epoch,
+                self.state.global_step,
+                self.horizon.max_steps,
+            )
             self.control.should_training_stop = True
         return True
 

@@ -58,6 +58,7 @@ class EpochLoader:
         self.exact_length = isinstance(self._dealer, EpochBatchSampler)
         self._order: dict[str, Any] | None = None
         self._fillers: set[int] = set()
+        self._has_given = False
 
     def open(self, epoch: int, *, samples_done: int = 0, batches_done: int = 0) -> Iterator[Any]:
         """Start ``epoch`` behind what was consumed already; return the iterator over the remaining batches.
@@ -83,8 +84,10 @@ class EpochLoader:
             _drop_batches(iterator, to_drop)
         if isinstance(getattr(self.loader, "collate_fn", None), FillerCollate):
             iterator = self._unmarked(iterator)
-        if self.num_batches is None and not (samples_done or batches_done):
-            iterator = _not_empty(iterator)
+        if samples_done or batches_done:
+            self._has_given = True
+        elif self.num_batches is None:
+            iterator = self._not_empty(iterator)
         return iterator
 
     def remaining(self, *, samples_done: int, batches_done: int) -> int | None:
@@ -140,6 +143,22 @@ class EpochLoader:
         dealer.set_position(epoch, batches_done * dealer.round_size * self._spread if by_batch else samples_done)
         return 0
 
+    def _not_empty(self, iterator: Iterator[Any]) -> Iterator[Any]:
+        """Pass on an epoch whose length is not known; refuse one that ends at once, unless there were batches before.
+
+        A generator that is used up ends a run that trained on it.
+        """
+        first = next(iterator, _END)
+        if first is _END:
+            if self._has_given:
+                return
+            raise DataError(
+                "The loader gave no batch in a whole epoch: its data set is empty, or used up if it was a generator."
+            )
+        self._has_given = True
+        yield first
+        yield from iterator
+
     def _unmarked(self, iterator: Iterator[Any]) -> Iterator[Any]:
         for index, batch in enumerate(iterator):
             if isinstance(batch, FillerBatch):
@@ -192,17 +211,6 @@ def _drop_batches(iterator: Iterator[Any], num_batches: int) -> None:
         num_batches,
         seconds,
     )
-
-
-def _not_empty(iterator: Iterator[Any]) -> Iterator[Any]:
-    """Pass on an epoch whose length is not known, and refuse one that ends at once."""
-    first = next(iterator, _END)
-    if first is _END:
-        raise DataError(
-            "The loader gave no batch in a whole epoch: its data set is empty, or used up if it was a generator."
-        )
-    yield first
-    yield from iterator
 
 
 _END = object()

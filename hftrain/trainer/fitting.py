@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from hftrain.checkpoint.layout import new_run_id
 from hftrain.core.horizon import Horizon
 from hftrain.core.meters import LossWindow, Meters, merged_windows
-from hftrain.core.runner import LoopRunner, LoopSettings, Position
+from hftrain.core.position import Position
+from hftrain.core.runner import LoopRunner, LoopSettings
 from hftrain.core.speed import speed_metrics
 from hftrain.core.task import TaskModule
 from hftrain.data.epochs import EpochLoader

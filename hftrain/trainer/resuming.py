@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from hftrain.core.runner import Position
+from hftrain.core.position import Position
 
 if TYPE_CHECKING:
     from hftrain.data.epochs import EpochLoader

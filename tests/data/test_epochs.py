@@ -188,6 +188,17 @@ def test_an_epoch_without_length_and_without_a_batch_is_an_error() -> None:
         next(loader.open(0))
 
 
+def test_a_generator_that_is_used_up_gives_an_empty_epoch() -> None:
+    class Once(Stream):
+        def __iter__(self) -> Iterator[int]:
+            self.size, size = 0, self.size
+            return iter(range(size))
+
+    loader = EpochLoader(train_loader(Once(4), settings()))
+    assert flat(loader.open(0)) == [0, 1, 2, 3]
+    assert flat(loader.open(1)) == []
+
+
 def test_an_epoch_resumed_at_its_end_may_be_empty() -> None:
     loader = EpochLoader(train_loader(Stream(4), settings()))
     assert flat(loader.open(0, samples_done=4)) == []

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.parity.harness import Cell, Record, both, problems, row_differences
-from tests.parity.models import points
+from tests.parity.models import Stream, points
 
 pytest.importorskip("transformers")
 # The reference's own warnings are not ours to mend.
@@ -218,3 +218,10 @@ def test_the_same_checkpoints_are_kept_during_training_and_at_its_end(tmp_path: 
 
     both(cell(LIMITS[name], callbacks=watching), tmp_path)
     assert kept["hftrain"] == kept["transformers"]
+
+
+def test_a_window_that_a_stream_leaves_partial_is_a_step_here_and_is_carried_on_there(tmp_path: Path) -> None:
+    args = {"max_steps": 4, "gradient_accumulation_steps": 4}
+    mine, reference = both(Cell(data=lambda: Stream(points(52)), args=args), tmp_path)
+    ends = [[step for name, step in record.events if name == "on_epoch_end"] for record in (mine, reference)]
+    assert ends == [[2, 4], [1, 2, 3, 4]]

@@ -130,3 +130,15 @@ def test_deleting_the_trainer_frees_a_plain_module_without_the_garbage_collector
         assert model() is None
     finally:
         gc.enable()
+
+
+def test_a_stream_that_is_used_up_ends_the_run_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Once(torch.utils.data.IterableDataset[Any]):
+        samples = iter([Points()[i] for i in range(40)])
+
+        def __iter__(self) -> Any:
+            return self.samples
+
+    ours = Trainer(Model(), arguments(tmp_path, max_steps=30), train_dataset=Once())
+    assert ours.train().global_step == 5
+    assert "training stops at step 5 of 30" in caplog.text

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from hftrain import DataModule
 from hftrain.checkpoint.foreign import open_any
-from hftrain.core.runner import Position
+from hftrain.core.position import Position
 from hftrain.data.epochs import EpochLoader
 from hftrain.data.loaders import train_loader
 from hftrain.data.settings import LoaderSettings
