@@ -14,6 +14,7 @@ from hftrain.checkpoint.layout import (
     INCOMPLETE,
     MANIFEST,
     MAX_JSON_BYTES,
+    PROTECTED,
     TRAINER_STATE,
     Manifest,
     NewerFormatError,
@@ -63,6 +64,11 @@ class CheckpointFolder:
     def name(self) -> str:
         """The folder's own name."""
         return name_of(self.path)
+
+    @property
+    def is_protected(self) -> bool:
+        """Whether a user asked that it is never deleted."""
+        return PROTECTED in self.files
 
 
 def inspect_folder(storage: Storage, path: str) -> CheckpointFolder:

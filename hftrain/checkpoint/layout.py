@@ -19,6 +19,8 @@ from hftrain.errors import TornCheckpointError, UnsafeCheckpointError
 FORMAT = 1
 INCOMPLETE = ".incomplete"
 MANIFEST = "MANIFEST.json"
+PROTECTED = ".protected"
+"""An empty file that a user's command puts into a committed folder: retention never deletes it."""
 TRAINER_STATE = "trainer_state.json"
 MODEL = "model.safetensors"
 MODEL_INDEX = "model.safetensors.index.json"
