@@ -1,0 +1,63 @@
+"""A checkpoint of ours, exported, is resumed by the reference, which goes on as we go on."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hftrain.checkpoint.export import export_to_transformers
+from tests.parity.harness import Cell, build, differences, ours, run, theirs
+from tests.parity.models import gpt2, sentences
+from tests.parity.test_foreign_resume import CELLS
+
+pytest.importorskip("transformers")
+# The reference's own warnings are not ours to mend.
+pytestmark = pytest.mark.filterwarnings("default")
+
+
+def exported(cell: Cell, step: int, folder: Path, **changes: Any) -> tuple[Path, Path]:
+    """Train the cell here; return (our checkpoint of a step, its export)."""
+    build(ours(), cell, folder, [], [], save_strategy="steps", save_steps=step, **changes).train()
+    kept = Path(shutil.copytree(folder / f"hftrain/checkpoint-{step}", folder / "kept"))
+    target = folder / f"checkpoint-{step}"
+    export_to_transformers(str(kept), str(target))
+    return kept, target
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_the_reference_goes_on_as_we_do(name: str, tmp_path: Path) -> None:
+    cell, step = CELLS[name]
+    changes = {} if "max_steps" in cell.args else {"num_train_epochs": 4}
+    kept, target = exported(cell, step, tmp_path, **changes)
+    mine = run(ours(), cell, tmp_path, resume=str(kept), **changes)
+    reference = run(theirs(), cell, tmp_path, resume=str(target), **changes)
+    found = differences(cell, mine, reference)
+    del found["train_loss"]  # the reference divides the losses since the resume by all steps
+    assert {kind: value for kind, value in found.items() if value > cell.tolerance} == {}
+    assert mine.state["global_step"] == reference.state["global_step"]
+    assert [row["step"] for row in mine.rows] == [row["step"] for row in reference.rows]
+    assert len(mine.losses) >= 10
+
+
+def test_there_and_back_again_ends_where_the_uninterrupted_run_does(tmp_path: Path) -> None:
+    cell = Cell(model=gpt2, data=sentences)
+    whole = run(ours(), cell, tmp_path, num_train_epochs=4)
+    _, target = exported(cell, 11, tmp_path, num_train_epochs=4)
+    save = {"num_train_epochs": 4, "save_strategy": "steps", "save_steps": 11}
+    run(theirs(), cell, tmp_path, resume=str(target), **save)
+    back = run(ours(), cell, tmp_path, resume=str(tmp_path / "transformers/checkpoint-22"), num_train_epochs=4)
+    assert len(back.losses) == len(whole.losses) - 22
+    assert float((back.losses - whole.losses[22:]).abs().max()) <= cell.tolerance
+    assert float((back.weights - whole.weights).abs().max()) <= cell.tolerance
+
+
+def test_from_pretrained_reads_an_export(tmp_path: Path) -> None:
+    from transformers import GPT2LMHeadModel
+
+    _, target = exported(Cell(model=gpt2, data=sentences), 11, tmp_path, num_train_epochs=2)
+    model, notes = GPT2LMHeadModel.from_pretrained(target, output_loading_info=True)
+    assert notes["missing_keys"] == notes["unexpected_keys"] == []
+    assert model.lm_head.weight is model.transformer.wte.weight
