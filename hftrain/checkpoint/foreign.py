@@ -7,36 +7,22 @@ builds tensors and plain data and calls nothing else, with the four names of num
 
 from __future__ import annotations
 
-import contextlib
-import zipfile
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, BinaryIO
+from collections.abc import Callable, Mapping
+from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from hftrain.checkpoint.catalog import Verification
 from hftrain.checkpoint.contents import Part, place_name, tree_part
 from hftrain.checkpoint.formats import shards_of_index
+from hftrain.checkpoint.pickled import load_pickled
 from hftrain.checkpoint.reader import CheckpointReader, open_checkpoint
 from hftrain.checkpoint.storage import Storage, join, walk
-from hftrain.errors import TornCheckpointError, UnsafeCheckpointError
+from hftrain.errors import TornCheckpointError
 
 WEIGHTS = "pytorch_model.bin"
 WEIGHTS_INDEX = "pytorch_model.bin.index.json"
 OPTIMIZER = "optimizer.pt"
-
-_RECONSTRUCT = np.zeros(0).__reduce__()[0]
-_ARRAY_GLOBALS: list[Any] = [
-    # numpy moved it in its second version; a file has the name that its writer's numpy had.
-    (_RECONSTRUCT, "numpy.core.multiarray._reconstruct"),
-    (_RECONSTRUCT, "numpy._core.multiarray._reconstruct"),
-    np.ndarray,
-    np.dtype,
-    type(np.dtype(np.uint32)),
-]
-"""What a pickled array of 32-bit words, numpy's random state, is made of: four globals, one under two names."""
 
 
 class ForeignReader(CheckpointReader):
@@ -102,51 +88,6 @@ def open_any(path: str, *, verify: Verification = "auto", storage: Storage | Non
     """Open a checkpoint of ours, verified, or one of the reference; raises as `reader.open_checkpoint`."""
     reader = open_checkpoint(path, verify=verify, storage=storage)
     return reader if reader.manifest is not None else ForeignReader(reader)
-
-
-def load_pickled(file: BinaryIO, num_bytes: int, *, name: str) -> Any:
-    """What ``torch.save`` wrote: tensors, on the CPU, numpy arrays and plain data. Nothing in it is called.
-
-    Raises:
-        UnsafeCheckpointError: it holds anything else, or unpacks to more than its size.
-        TornCheckpointError: it is no file of ``torch.save``, or not whole.
-    """
-    _check_archive(file, num_bytes, name=name)
-    file.seek(0)
-    try:
-        with _only_array_globals():
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler raises whatever a broken pickle leads to
-        text = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UnsafeCheckpointError(
-            f"{name} holds more than tensors, arrays and plain data, or is broken, and was not loaded: {text}"
-        ) from error
-
-
-def _check_archive(file: BinaryIO, num_bytes: int, *, name: str) -> None:
-    """Raise unless it is a zip archive as torch writes them: entries as they are, not compressed."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise TornCheckpointError(f"{name} is not a whole file of torch.save: {error}.") from error
-    is_compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in entries)
-    if is_compressed or sum(entry.file_size for entry in entries) > num_bytes:
-        raise UnsafeCheckpointError(f"{name} is compressed, which torch.save does not do: it may unpack to any size.")
-
-
-@contextlib.contextmanager
-def _only_array_globals() -> Iterator[None]:
-    """Let the unpickler know numpy's arrays, and nothing that this process allowed elsewhere."""
-    serialization = torch.serialization
-    others = serialization.get_safe_globals()
-    serialization.clear_safe_globals()
-    serialization.add_safe_globals(_ARRAY_GLOBALS)
-    try:
-        yield
-    finally:
-        serialization.clear_safe_globals()
-        serialization.add_safe_globals(others)
 
 
 # ---- into our form ------------------------------------------------------------------------------------------------

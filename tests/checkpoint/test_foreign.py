@@ -17,7 +17,8 @@ import torch
 from torch import nn
 
 from hftrain.checkpoint.contents import load_optimizer, load_scheduler, parameter_names, tree_of
-from hftrain.checkpoint.foreign import ForeignReader, load_pickled, open_any
+from hftrain.checkpoint.foreign import ForeignReader, open_any
+from hftrain.checkpoint.pickled import load_pickled
 from hftrain.errors import CheckpointError, TornCheckpointError, UnsafeCheckpointError
 from hftrain.hardware.seeding import rng_state, set_rng_state
 
