@@ -28,12 +28,15 @@ MODEL_INDEX = "model.safetensors.index.json"
 MAX_JSON_BYTES = 256 << 20
 """A million logged rows fit; a bomb does not."""
 MAX_JSON_DEPTH = 64
+MAX_JSON_ITEMS = 1 << 23
+"""Three bytes of JSON can become a hundred in memory: so many values of lists and objects are read."""
 
 _CHECKPOINT_NAME = re.compile(r"checkpoint-(\d{1,18})")
 _SHARD_NAME = re.compile(r"model-\d{5,}-of-\d{5,}\.safetensors")
 _FOREIGN_WEIGHTS = re.compile(r"pytorch_model\.bin(\.index\.json)?|adapter_model\.(safetensors|bin)")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_UNSAFE_IN_PATH = re.compile(r"[\\:\x00-\x1f]")  # backslash and colon lead elsewhere on Windows
+_RUN_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+_UNSAFE_IN_PATH = re.compile(r"[\\:]")  # backslash and colon lead elsewhere on Windows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +110,8 @@ class Manifest:
         if wrong:
             raise TornCheckpointError(f"{MANIFEST} has a missing or wrong {', '.join(wrong)}.")
         files = {checked_path(path): _file_record(path, record) for path, record in document["files"].items()}
+        if not files.keys().isdisjoint((MANIFEST, INCOMPLETE)):
+            raise UnsafeCheckpointError(f"{MANIFEST} lists itself, or {INCOMPLETE}.")
         plain = {name: document[name] for name in ("run_id", "step", "samples", "world_size", "created", "versions")}
         return cls(**plain, epoch=float(document["epoch"]), files=files)
 
@@ -120,8 +125,16 @@ def is_count(value: object) -> bool:
     return type(value) is int and 0 <= value < 1 << 63
 
 
-def _is_finite(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and value >= 0  # type: ignore[arg-type,operator]
+def is_amount(value: object) -> bool:
+    """Whether a value from a file can be an amount, such as of epochs: finite, not a bool, not negative."""
+    if type(value) is float:
+        return math.isfinite(value) and value >= 0
+    return is_count(value)
+
+
+def is_run_id(value: object) -> bool:
+    """Whether a value from a file can name a run: the run's folder will have that name."""
+    return isinstance(value, str) and bool(_RUN_ID.fullmatch(value))
 
 
 def _is_time(value: object) -> bool:
@@ -133,13 +146,13 @@ def _is_time(value: object) -> bool:
 
 _MANIFEST_FIELDS: dict[str, Callable[[Any], bool]] = {
     "format": lambda value: is_count(value) and value == FORMAT,
-    "run_id": lambda value: isinstance(value, str) and 0 < len(value) <= 200,
+    "run_id": is_run_id,
     "step": is_count,
-    "epoch": _is_finite,
+    "epoch": is_amount,
     "samples": is_count,
     "world_size": lambda value: is_count(value) and value > 0,
     "created": _is_time,
-    "versions": lambda value: isinstance(value, dict),
+    "versions": lambda value: isinstance(value, dict) and all(isinstance(text, str) for text in value.values()),
     "files": lambda value: isinstance(value, dict),
 }
 
@@ -181,10 +194,12 @@ def checked_path(path: str) -> str:
     """The path itself, if it stays inside the folder it is relative to.
 
     Raises:
-        UnsafeCheckpointError: it is absolute, climbs with "..", or says something else on another system.
+        UnsafeCheckpointError: it is absolute, climbs with "..", says something else on another system, or something
+            to the terminal that shows it.
     """
     pieces = path.split("/")
-    if not path or len(path) > 1000 or _UNSAFE_IN_PATH.search(path) or any(p in ("", ".", "..") for p in pieces):
+    is_odd = not path.isprintable() or len(path) > 1000 or _UNSAFE_IN_PATH.search(path)
+    if is_odd or any(piece in ("", ".", "..") for piece in pieces):
         raise UnsafeCheckpointError(
             f"The checkpoint names the file {path[:200]!r}, which is not a plain path inside its folder. "
             "Do not use this checkpoint."
@@ -233,8 +248,10 @@ def load_json(data: bytes, *, name: str) -> Any:
     """
     if len(data) > MAX_JSON_BYTES:
         raise UnsafeCheckpointError(f"{name} has {len(data)} bytes; no JSON of a checkpoint has over {MAX_JSON_BYTES}.")
+    if sum(map(data.count, (b",", b"[", b"{"))) > MAX_JSON_ITEMS:
+        raise UnsafeCheckpointError(f"{name} holds more than {MAX_JSON_ITEMS} values.")
     try:
-        document = json.loads(data)
+        document = json.loads(data.decode())
     except RecursionError:
         raise UnsafeCheckpointError(f"{name} is nested deeper than {MAX_JSON_DEPTH} levels.") from None
     except ValueError as error:  # also what is not UTF-8, and a number of 5,000 digits

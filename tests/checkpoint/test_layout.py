@@ -57,12 +57,17 @@ def test_a_manifest_has_the_documented_fields() -> None:
         ("samples", "4"),
         ("epoch", float("inf")),
         ("epoch", None),
+        ("epoch", 10**400),
         ("world_size", 0),
         ("run_id", ""),
         ("run_id", 3),
+        ("run_id", "../../elsewhere"),
+        ("run_id", ".hidden"),
+        ("run_id", "x" * 201),
         ("created", "yesterday"),
         ("created", "9999-12-31T23:59:59Z"),
         ("versions", []),
+        ("versions", {"torch": 2}),
         ("files", None),
         ("files", {"a": {"bytes": -1, "sha256": "0" * 64}}),
         ("files", {"a": {"bytes": 1, "sha256": "0"}}),
@@ -82,7 +87,23 @@ def test_a_later_format_is_told_apart_from_a_torn_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/etc/passwd", "../a", "a/../../b", "", ".", "a//b", "a/", "C:a", "a\\b", "a\0b", "x" * 1001]
+    "path",
+    [
+        "/etc/passwd",
+        "../a",
+        "a/../../b",
+        "",
+        ".",
+        "a//b",
+        "a/",
+        "C:a",
+        "a\\b",
+        "a\0b",
+        "a\x9bb",
+        "a\u202eb",
+        "\ud800",
+        "x" * 1001,
+    ],
 )
 def test_a_path_that_is_not_plainly_inside_the_folder_is_unsafe(path: str) -> None:
     with pytest.raises(UnsafeCheckpointError):
@@ -99,10 +120,22 @@ def test_deep_json_is_refused(data: bytes) -> None:
         load_json(data, name="x.json")
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"1" * 5000, b"\0" * 50])
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe", b"1" * 5000, b"\0" * 50, "[]".encode("utf-16")])
 def test_what_is_not_json_is_torn(data: bytes) -> None:
     with pytest.raises(TornCheckpointError, match=r"x\.json is not valid JSON"):
         load_json(data, name="x.json")
+
+
+def test_a_manifest_cannot_list_itself() -> None:
+    with pytest.raises(UnsafeCheckpointError, match="lists itself"):
+        Manifest.from_json(changed(files={"MANIFEST.json": {"bytes": 1, "sha256": "0" * 64}}))
+
+
+def test_json_of_too_many_values_is_refused_unparsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hftrain.checkpoint.layout.MAX_JSON_ITEMS", 10)
+    assert load_json(b"[1,2,3,4,5,6,7,8,9,0]", name="x.json")[-1] == 0
+    with pytest.raises(UnsafeCheckpointError, match="more than 10 values"):
+        load_json(b"[[],[],[],[],[],[]]", name="x.json")
 
 
 def test_huge_json_is_refused_unparsed(monkeypatch: pytest.MonkeyPatch) -> None:
