@@ -1,0 +1,1 @@
+"""The `hftrain` command: one file a verb, imported when it is named."""

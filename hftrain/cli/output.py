@@ -1,0 +1,88 @@
+"""What a verb says: one text or one JSON document on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hftrain.errors import HftrainError
+
+_UNITS = ("bytes", "kB", "MB", "GB", "TB")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """Where a verb's words go.
+
+    Attributes:
+        as_json: whether stdout gets the document rather than the text; exactly one of them, also after an error.
+    """
+
+    as_json: bool = False
+
+    def result(self, document: Any, text: str) -> None:
+        """Give the verb's result, as JSON or to be read."""
+        if self.as_json:
+            print(json.dumps(_finite(document), indent=2, allow_nan=False))
+        else:
+            print(printable(text))
+
+    def message(self, text: str) -> None:
+        """Say something beside the result."""
+        print(printable(text), file=sys.stderr)
+
+    def error(self, error: HftrainError | OSError) -> None:
+        """Say what went wrong. With JSON asked for, the document says it too."""
+        text = str(error) if isinstance(error, HftrainError) else f"{type(error).__name__}: {error}"
+        self.message(text)
+        if self.as_json:
+            print(json.dumps({"error": {"type": type(error).__name__, "text": text}}, indent=2))
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collection[str] = ()) -> str:
+    """Lay rows out in columns, two spaces apart; those named in ``right`` end at one edge, as numbers do."""
+    lines = [[printable(cell).replace("\n", " ") for cell in row] for row in (header, *rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if name in right else cell.ljust(width)
+            for name, cell, width in zip(header, line, widths, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
+def size_text(num_bytes: int) -> str:
+    """A number of bytes for a person: ``"1.2 GB"`` is 1.2 * 10**9."""
+    size, unit = float(num_bytes), 0
+    while size >= 999.95 and unit < len(_UNITS) - 1:
+        size, unit = size / 1000, unit + 1
+    return f"{size:.1f} {_UNITS[unit]}" if unit else f"{num_bytes} {_UNITS[0]}"
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 file``, ``2 files``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def printable(text: str) -> str:
+    """The text with everything escaped that could steer a terminal: a stranger's file may hold it."""
+    return "".join(
+        letter if letter.isprintable() or letter == "\n" else letter.encode("unicode_escape", "surrogatepass").decode()
+        for letter in text
+    )
+
+
+def _finite(node: Any) -> Any:
+    """The same document with "nan", "inf" and "-inf" for the numbers that JSON lacks."""
+    if isinstance(node, float) and not math.isfinite(node):
+        return repr(node)
+    if isinstance(node, dict):
+        return {key: _finite(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [_finite(item) for item in node]
+    return node
