@@ -18,8 +18,9 @@ from typing import Any, BinaryIO, cast
 import torch
 from torch import Tensor
 
-from hftrain.checkpoint.layout import MAX_JSON_DEPTH, MODEL, MODEL_INDEX, dump_json, is_count, load_json, shard_name
+from hftrain.checkpoint.layout import MAX_JSON_DEPTH, MODEL, MODEL_INDEX, dump_json, load_json, shard_name
 from hftrain.errors import CheckpointError, ConfigurationError, TornCheckpointError, UnsafeCheckpointError
+from hftrain.types.state_fields import is_count
 
 SHARED = "hftrain.shared"
 """Key in a file's metadata: JSON, a name left out -> the name in this file that shares its memory."""

@@ -6,7 +6,6 @@ No torch here: listing checkpoints must be instant.
 from __future__ import annotations
 
 import json
-import math
 import re
 import secrets
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hftrain.errors import TornCheckpointError, UnsafeCheckpointError
+from hftrain.types.state_fields import is_amount, is_count
 
 FORMAT = 1
 INCOMPLETE = ".incomplete"
@@ -118,18 +118,6 @@ class Manifest:
 
 class NewerFormatError(TornCheckpointError):
     """A later version of hftrain wrote this checkpoint: not readable here, and never removed as torn."""
-
-
-def is_count(value: object) -> bool:
-    """Whether a value from a file can be a counter: an int, not a bool, not negative, below 2**63."""
-    return type(value) is int and 0 <= value < 1 << 63
-
-
-def is_amount(value: object) -> bool:
-    """Whether a value from a file can be an amount, such as of epochs: finite, not a bool, not negative."""
-    if type(value) is float:
-        return math.isfinite(value) and value >= 0
-    return is_count(value)
 
 
 def is_run_id(value: object) -> bool:

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hftrain.checkpoint.layout import is_count
 from hftrain.checkpoint.pickle_grammar import check_pickle
 from hftrain.errors import CheckpointError, TornCheckpointError, UnsafeCheckpointError
+from hftrain.types.state_fields import is_count
 
 MAX_PICKLE_BYTES = 16 << 20
 """Of ``data.pkl``, which says what there is: some 150 bytes a tensor."""

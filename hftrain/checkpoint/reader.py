@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hftrain.checkpoint.catalog import CheckpointFolder, Status, Verification, check_sums, inspect_folder
 from hftrain.checkpoint.contents import Part, model_state
+from hftrain.checkpoint.documents import check_document
 from hftrain.checkpoint.formats import read_safetensors, shards_of_index, shared_names
 from hftrain.checkpoint.layout import (
     MAX_JSON_BYTES,
@@ -17,11 +18,11 @@ from hftrain.checkpoint.layout import (
     TRAINER_STATE,
     Manifest,
     checked_path,
-    is_count,
     load_json,
 )
 from hftrain.checkpoint.storage import Storage, join, plain_path, storage_for
 from hftrain.errors import CheckpointError, CheckpointNotFoundError, TornCheckpointError, UnsafeCheckpointError
+from hftrain.types.state_fields import is_count
 
 
 class CheckpointReader:
@@ -69,10 +70,11 @@ class CheckpointReader:
         return self._json(f"{_base(name, rank)}.json")
 
     def fields(self, name: str) -> dict[str, Any]:
-        """The JSON of a part that is an object. Raises TornCheckpointError if it is none."""
+        """The JSON of a part that is an object, each known field of it what it must be. Raises TornCheckpointError."""
         document = self.document(name)
         if not isinstance(document, dict):
             raise TornCheckpointError(f"{join(self.path, name)}.json holds no JSON object.")
+        check_document(name, document, path=f"{join(self.path, name)}.json")
         return document
 
     def tensors(self, name: str, *, rank: int | None = None) -> dict[str, Tensor]:

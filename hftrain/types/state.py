@@ -13,6 +13,7 @@ from typing import Any
 
 from hftrain.errors import CheckpointError, ConfigurationError
 from hftrain.types.control import ExportableState
+from hftrain.types.state_fields import wrong_fields
 
 __all__ = ["ExportableState", "TrainerState", "export_states"]
 
@@ -92,7 +93,7 @@ class TrainerState:
         A field of a newer version that is unknown here is left out, and a log line names it.
 
         Raises:
-            CheckpointError: The file is not a JSON object.
+            CheckpointError: The file is not a JSON object, or a field of it is not what it must be.
         """
         text = Path(json_path).read_text(encoding="utf-8")
         try:
@@ -101,6 +102,9 @@ class TrainerState:
             raise CheckpointError(f"{json_path} is not valid JSON ({error}); choose another checkpoint.") from error
         if not isinstance(document, dict):
             raise CheckpointError(f"{json_path} holds a {type(document).__name__}, not the fields of a TrainerState.")
+        wrong = wrong_fields(document)
+        if wrong:
+            raise CheckpointError(f"{json_path} has {'; '.join(wrong)}. Choose another checkpoint.")
         known = {field.name for field in fields(cls)}
         unknown = sorted(document.keys() - known)
         if unknown:

@@ -1,0 +1,127 @@
+"""What the JSON of a checkpoint may be, whoever wrote it: each known document has its rules, by its name.
+
+Unknown fields are not looked at, so that versions may differ.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from hftrain.checkpoint.layout import is_run_id
+from hftrain.errors import TornCheckpointError
+from hftrain.types.state_fields import is_count, wrong_fields
+
+Rule = Callable[[Any], bool]
+
+_MAX_GENERATOR_TEXT = 100_000
+
+
+def check_document(name: str, document: Mapping[str, Any], *, path: str) -> None:
+    """Raise TornCheckpointError, with the fields that are wrong, unless a document is what its name says.
+
+    Args:
+        name: of the part, such as ``trainer_state``; any other than the known ones may hold what it wants.
+        document: the JSON object.
+        path: of the file, for the message.
+    """
+    if name == "trainer_state":
+        wrong = wrong_fields(document)
+    else:
+        rules = _RULES.get(name, {})
+        wrong = [
+            f"a wrong {field} ({str(document[field])[:80]!r})"
+            for field, is_right in rules.items()
+            if field in document and not is_right(document[field])
+        ]
+    if wrong:
+        raise TornCheckpointError(f"{path} has {'; '.join(wrong)}.")
+
+
+def _or_none(is_right: Rule) -> Rule:
+    return lambda value: value is None or is_right(value)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and len(value) <= 10_000
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_position(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(is_count, value.values()))
+
+
+def _is_number(value: Any) -> bool:
+    """A loss or a weight; ``data.json`` has words for what JSON lacks."""
+    if isinstance(value, str):
+        return value in ("nan", "inf", "-inf")
+    return type(value) is float or (type(value) is int and abs(value) < 1 << 63)
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_number, value))
+
+
+def _is_window(value: Any) -> bool:
+    if not isinstance(value, dict) or not all(isinstance(value.get(name), dict) for name in ("losses", "meters")):
+        return False
+    losses = value["losses"]
+    if not (
+        _are_numbers(losses.get("window")) and _is_number(losses.get("total")) and is_count(losses.get("steps_closed"))
+    ):
+        return False
+    pairs = value["meters"].values()
+    return all(isinstance(it, list) and len(it) == 2 and all(map(_are_numbers, it)) and _as_long(*it) for it in pairs)
+
+
+def _as_long(one: list[Any], other: list[Any]) -> bool:
+    return len(one) == len(other)
+
+
+def _are_windows(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_window, value))
+
+
+def _is_order(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    texts = [value[name] for name in ("drawn_from", "generator") if name in value]
+    size = value.get("group_size", 1)
+    return all(map(_is_generator, texts)) and is_count(size) and 0 < size < 1 << 32
+
+
+def _is_generator(text: Any) -> bool:
+    """Whether it is the state of a generator of torch, as a try with one shows."""
+    if not isinstance(text, str) or len(text) > _MAX_GENERATOR_TEXT:
+        return False
+    try:
+        state = torch.frombuffer(bytearray(base64.b64decode(text, validate=True)), dtype=torch.uint8)
+        torch.Generator().set_state(state)
+    except (ValueError, RuntimeError):
+        return False
+    return True
+
+
+def _is_size(value: Any) -> bool:
+    return is_count(value) and value > 0
+
+
+_RULES: Mapping[str, Mapping[str, Rule]] = {
+    "data": {
+        "position": _is_position,
+        "order": _or_none(_is_order),
+        "windows": _are_windows,
+        "seed": _or_none(is_count),
+        "batch_size": _or_none(_is_size),
+        "accumulation_steps": _or_none(_is_size),
+        "world_size": _or_none(_is_size),
+    },
+    "run": {"run_id": is_run_id, "run_name": _or_none(_is_text), "hftrain": _is_text},
+    "task": {"class": _is_text, "arguments": _is_object},
+}
