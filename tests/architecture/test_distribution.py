@@ -73,3 +73,6 @@ def test_the_wheel_installs_in_a_fresh_environment_and_works(wheel: Path, tmp_pa
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     run = subprocess.run([python, "-c", use], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
     assert Path(run.stdout.strip()).is_relative_to(site)
+    command = [str(python.with_name("hftrain")), "checkpoint", "list", str(tmp_path)]
+    told = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
+    assert told.stdout == f"{tmp_path} holds no checkpoints.\n"
