@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from hftrain.checkpoint.export import export_to_transformers
+from tests.distributed.launch import launch
 from tests.parity.harness import Cell, build, differences, ours, run, theirs
-from tests.parity.models import gpt2, sentences
-from tests.parity.test_foreign_resume import CELLS
+from tests.parity.models import gpt2, points, sentences
+from tests.parity.test_foreign_resume import CELLS, in_two_processes
 
 pytest.importorskip("transformers")
 # The reference's own warnings are not ours to mend.
@@ -61,3 +62,63 @@ def test_from_pretrained_reads_an_export(tmp_path: Path) -> None:
     model, notes = GPT2LMHeadModel.from_pretrained(target, output_loading_info=True)
     assert notes["missing_keys"] == notes["unexpected_keys"] == []
     assert model.lm_head.weight is model.transformer.wte.weight
+
+
+def test_shards_are_resumed_there(tmp_path: Path) -> None:
+    cell = CELLS["a classifier"][0]
+    kept, target = exported(cell, 11, tmp_path, num_train_epochs=2, max_shard_size="2kB")
+    assert (target / "model.safetensors.index.json").exists()
+    mine = run(ours(), cell, tmp_path, resume=str(kept), num_train_epochs=2)
+    reference = run(theirs(), cell, tmp_path, resume=str(target), num_train_epochs=2)
+    assert differences(cell, mine, reference)["weights"] <= cell.tolerance
+
+
+def lora() -> Any:
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(r=2, lora_dropout=0.1, target_modules=["c_attn"], fan_in_fan_out=True)
+    return peft.get_peft_model(gpt2(), config)
+
+
+def test_adapters_are_resumed_there(tmp_path: Path) -> None:
+    cell = Cell(model=lora, data=sentences, args={"label_names": ["labels"]})
+    kept, target = exported(cell, 11, tmp_path, num_train_epochs=3)
+    assert {"adapter_model.safetensors", "adapter_config.json"} <= {file.name for file in target.iterdir()}
+    mine = run(ours(), cell, tmp_path, resume=str(kept), num_train_epochs=3)
+    reference = run(theirs(), cell, tmp_path, resume=str(target), num_train_epochs=3)
+    found = differences(cell, mine, reference)
+    assert max(found["loss"], found["weights"]) <= cell.tolerance
+
+
+def test_the_best_and_the_states_of_callbacks_are_taken_over(tmp_path: Path) -> None:
+    cell = Cell(
+        eval_data=points,
+        callbacks=lambda library: [library.EarlyStoppingCallback(early_stopping_patience=1)],
+        args={
+            "eval_strategy": "steps",
+            "eval_steps": 11,
+            "learning_rate": 0.2,
+            "lr_scheduler_type": "constant",
+            "save_strategy": "steps",
+            "save_steps": 11,
+            "load_best_model_at_end": True,
+            "restore_callback_states_from_checkpoint": True,
+        },
+    )
+    _, target = exported(cell, 11, tmp_path)
+    mine = run(ours(), cell, tmp_path, resume=str(tmp_path / "kept"))
+    reference = run(theirs(), cell, tmp_path, resume=str(target))
+    assert mine.state["global_step"] == reference.state["global_step"] < 104
+    assert mine.state["best_global_step"] == reference.state["best_global_step"]
+    assert float((mine.weights - reference.weights).abs().max()) <= cell.tolerance
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_from_an_export_as_if_uninterrupted(tmp_path: Path) -> None:
+    # Here: the reference cannot resume two processes on the CPU.
+    whole = launch(in_two_processes, "hftrain", str(tmp_path), None)
+    export_to_transformers(str(tmp_path / "hftrain/checkpoint-5"), str(tmp_path / "checkpoint-5"))
+    assert {"rng_state_0.pth", "rng_state_1.pth"} <= {file.name for file in (tmp_path / "checkpoint-5").iterdir()}
+    resumed = launch(in_two_processes, "hftrain", str(tmp_path), str(tmp_path / "checkpoint-5"))
+    for (losses, weights), (expected, expected_weights) in zip(resumed, whole, strict=True):
+        assert losses == pytest.approx(expected[5:], abs=Cell().tolerance)
+        assert weights == pytest.approx(expected_weights, abs=Cell().tolerance)
