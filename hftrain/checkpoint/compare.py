@@ -21,7 +21,7 @@ from hftrain.checkpoint.tree import unpack
 from hftrain.errors import TornCheckpointError
 
 _OF_A_RANK = re.compile(r"(?P<name>rng|grads)-(?P<rank>\d{1,6})")
-_OF_THE_REFERENCE = ("model", "optimizer", "scheduler", "scaler", "rng")
+_OF_THE_REFERENCE = ("model", "optimizer", "scheduler", "scaler")
 _PICKLES = (".pt", ".pth", ".bin")
 _MAX_ITEMS = 16
 """A list longer than this is one value, such as a random state."""
@@ -124,9 +124,9 @@ def _part_names(reader: CheckpointReader) -> Iterator[tuple[str, int | None]]:
         stem, dot, suffix = file.rpartition(".")
         if dot and suffix in ("safetensors", "json") and not is_model_file(file):
             stems.add(stem)
-        if file.endswith(_PICKLES):
-            stems |= {name for name in _OF_THE_REFERENCE if reader.has(name)}
-            stems |= {f"rng-{rank}" for rank in range(len(reader.files)) if reader.has("rng", rank=rank)}
+    if any(file.endswith(_PICKLES) for file in reader.files):
+        stems |= {name for name in _OF_THE_REFERENCE if reader.has(name)}
+        stems |= {f"rng-{rank}" for rank in range(len(reader.files)) if reader.has("rng", rank=rank)}
     for stem in sorted(stems, key=lambda stem: (stem != "model", stem)):
         of_a_rank = _OF_A_RANK.fullmatch(stem)
         yield (of_a_rank["name"], int(of_a_rank["rank"])) if of_a_rank else (stem, None)

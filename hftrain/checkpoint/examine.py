@@ -19,6 +19,7 @@ from hftrain.errors import CheckpointError, CheckpointNotFoundError
 logger = logging.getLogger(__name__)
 
 _READ_BYTES = 16 << 20
+_MAX_LOOKS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +37,23 @@ def checkpoints_at(path: str, storage: Storage) -> list[CheckpointFolder]:
         CheckpointNotFoundError: there is no such folder.
     """
     path = plain_path(path)
-    found = scan(storage, path)
+    found = _scan(storage, path)
     if found:
         return found
     if not is_url(path) and not os.path.isdir(path):
         raise CheckpointNotFoundError(f"There is no folder {path}.")
     folder = inspect_folder(storage, path)
     return [] if folder.status is Status.NOT_ONE else [folder]
+
+
+def _scan(storage: Storage, path: str) -> list[CheckpointFolder]:
+    """Look, and again where a run deleted a checkpoint while it was looked at."""
+    for _ in range(_MAX_LOOKS - 1):
+        try:
+            return scan(storage, path)
+        except FileNotFoundError:
+            continue
+    return scan(storage, path)
 
 
 def faults(storage: Storage, folder: CheckpointFolder) -> Iterator[Fault]:
@@ -77,7 +88,7 @@ def best_of(storage: Storage, folders: list[CheckpointFolder]) -> str | None:
     try:
         with storage.read(path) as file:
             state = load_json(file.read(MAX_JSON_BYTES + 1), name=path)
-    except CheckpointError as error:
+    except (CheckpointError, OSError) as error:
         logger.warning("Which checkpoint is the best is not known: %s", error)
         return None
     best = state.get("best_model_checkpoint") if isinstance(state, dict) else None

@@ -118,7 +118,7 @@ def _pickles(reader: CheckpointReader, world_size: int) -> dict[str, Callable[[]
 def _made(value: Callable[[], Any], path: str, name: str) -> Any:
     try:
         return _plain(value())
-    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError, ArithmeticError) as error:
         raise TornCheckpointError(
             f"{path} does not hold what hftrain writes; {name} cannot be made of it: {type(error).__name__}: {error}."
         ) from error

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
@@ -94,6 +96,24 @@ def test_a_path_is_a_folder_of_checkpoints_or_one_of_them(tmp_path: Path) -> Non
     # What save_state leaves beside the checkpoints does not make the folder one of them.
     (tmp_path / "trainer_state.json").write_text("{}")
     assert [one.step for one in checkpoints_at(str(tmp_path), DISK)] == [1, 2]
+
+
+class Vanishing(LocalStorage):
+    """A run deletes a checkpoint between the listing and the reading."""
+
+    def __init__(self, going: str) -> None:
+        self.going = going
+
+    def read(self, path: str) -> BinaryIO:
+        if path.startswith(self.going):
+            shutil.rmtree(self.going, ignore_errors=True)
+        return super().read(path)
+
+
+def test_a_checkpoint_that_a_run_deletes_meanwhile_is_no_error(tmp_path: Path) -> None:
+    checkpoints = manager(tmp_path)
+    path, _ = save(checkpoints, 1), save(checkpoints, 2)
+    assert [one.step for one in checkpoints_at(str(tmp_path), Vanishing(path))] == [2]
 
 
 def test_a_folder_that_is_not_there_is_an_error(tmp_path: Path) -> None:
