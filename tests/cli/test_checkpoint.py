@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import fsspec
 import pytest
 import torch
 
-from hftrain.checkpoint.contents import document_part, model_part
+from hftrain.checkpoint.contents import document_part, files_part, model_part
 from hftrain.cli.main import main
 from tests.checkpoint.kit import manager, parts, save
 
@@ -172,3 +174,65 @@ def test_an_export_says_what_it_wrote_and_what_is_lost(said: Any, tmp_path: Path
     code, document, _ = said("export", path, "--to", "transformers", "-o", str(tmp_path / "more"), "--json")
     assert set(document["files"]) == {"model.safetensors", "trainer_state.json"}
     assert said("export", path, "--to", "transformers", "-o", str(tmp_path / "out"))[0] == 2
+
+
+class Hostile:
+    """A pickle of it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return open, (str(self.path), "w")
+
+
+def sealed(folder: Path, files: dict[str, bytes]) -> Path:
+    """A checkpoint whose manifest fits files that a stranger made."""
+    (folder / "made").mkdir()
+    return Path(manager(folder / "made").save(1, [*parts(), files_part("theirs", files)], epoch=0.0, samples=0))
+
+
+def traversal(folder: Path) -> Path:
+    path = sealed(folder, {})
+    manifest = json.loads((path / "MANIFEST.json").read_text())
+    manifest["files"]["../../secret"] = manifest["files"]["model.safetensors"]
+    (path / "MANIFEST.json").write_text(json.dumps(manifest))
+    return path
+
+
+def pickles(folder: Path) -> Path:
+    """The reference's files, each a pickle that calls something."""
+    (folder / "theirs").mkdir()
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin", "pytorch_model.bin"):
+        torch.save(Hostile(folder / "called"), folder / "theirs" / name)
+    (folder / "theirs/trainer_state.json").write_text("{}")
+    return folder / "theirs"
+
+
+HOSTILE = {
+    "a path outside": traversal,
+    "pickles": pickles,
+    "pickles under our names": lambda folder: sealed(
+        folder, {"optimizer.safetensors": pickle.dumps(Hostile(folder / "called"))}
+    ),
+    "a huge header": lambda folder: sealed(folder, {"optimizer.safetensors": struct.pack("<Q", 1 << 60) + b"{}"}),
+    "deep JSON": lambda folder: sealed(folder, {"scheduler.json": b"[" * 10**6}),
+    "tags": lambda folder: sealed(folder, {"scheduler.json": b'{"$call": ["os.system", "true"]}'}),
+    "no optimizer": lambda folder: sealed(folder, {"optimizer.json": b"[[], 1]"}),
+    "an index of nothing": lambda folder: sealed(
+        folder, {"model.safetensors.index.json": b'{"weight_map": {"w": "../x"}}'}
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_strangers_checkpoint_runs_nothing_and_ends_in_a_line(kind: str, said: Any, tmp_path: Path) -> None:
+    path = str(HOSTILE[kind](tmp_path))
+    ours = save(manager(tmp_path / "ours"), 1)
+    for words in (["list", path], ["verify", path], ["diff", path, ours], ["diff", ours, path]):
+        assert said(*words)[0] in (0, 1)
+    code, _, message = said("export", path, "--to", "transformers", "-o", str(tmp_path / "out"))
+    assert code == 1 or kind == "an index of nothing"
+    assert "Traceback" not in message
+    assert not (tmp_path / "called").exists()
+    assert not any(name.suffix in (".bin", ".pt") for name in tmp_path.glob("out/*"))
