@@ -14,8 +14,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from hftrain.checkpoint.checks import (
+    check_group,
+    check_optimizer,
+    check_parameter_state,
+    check_rng,
+    check_scaler,
+    check_scheduler,
+    named_errors,
+)
 from hftrain.checkpoint.tree import pack, unpack
-from hftrain.errors import CheckpointError
+from hftrain.errors import CheckpointError, TornCheckpointError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +104,8 @@ def model_part(state_dict: Mapping[str, Any], *, tied: Collection[str] = ()) -> 
 def model_state(part: Part) -> dict[str, Any]:
     """The state dict of a model part; names that shared memory share it again."""
     extra = unpack(part.tensors, part.document or {})
+    if not isinstance(extra, dict):
+        raise TornCheckpointError("The model's JSON holds no extra states by name.")
     tensors = {name: tensor for name, tensor in part.tensors.items() if not part.document or name[:6] != "extra/"}
     aliases = {alias: tensors[kept] for alias, kept in part.shared.items()}
     return {**tensors, **aliases, **extra}
@@ -153,7 +164,7 @@ def load_optimizer(part: Part, optimizer: Optimizer, names: Mapping[Tensor, str]
     Raises:
         CheckpointError: the checkpoint is of an optimizer over other parameters.
     """
-    saved = unpack(part.tensors, part.document)
+    saved = check_optimizer(unpack(part.tensors, part.document))
     by_place = all(name.startswith("param_groups.") for group in saved["param_groups"] for name in group["params"])
     ordered = _names_in_order(optimizer, {} if by_place else names)
     index_of = {name: index for index, name in enumerate(ordered)}
@@ -171,10 +182,14 @@ def load_optimizer(part: Part, optimizer: Optimizer, names: Mapping[Tensor, str]
         start += len(indices)
         settings = group_of[ordered[indices[0]]] if indices else group
         kept = {"param_names": group["param_names"]} if "param_names" in group else {}
+        check_group(settings, group)
         groups.append({**settings, **kept, "params": indices})
     state = {index_of[name]: value for name, value in saved["state"].items()}
-    _check_shapes(optimizer, state)
-    optimizer.load_state_dict({"state": state, "param_groups": groups, **saved["more"]})
+    for index, (number, place, parameter) in enumerate(_places(optimizer.param_groups)):
+        where = f"parameter {place} of group {number}"
+        check_parameter_state(state.get(index, {}), parameter, optimizer, place=where)
+    with named_errors("optimizer"):
+        optimizer.load_state_dict({**saved["more"], "state": state, "param_groups": groups})
     _restore_dtypes(optimizer, state)
 
 
@@ -188,22 +203,6 @@ def _places(groups: Iterable[Mapping[str, Any]]) -> Iterable[tuple[int, int, Ten
     for group_number, group in enumerate(groups):
         for number, parameter in enumerate(group["params"]):
             yield group_number, number, parameter
-
-
-_LIKE_THEIR_PARAMETER = ("exp_avg", "exp_avg_sq", "momentum_buffer", "square_avg")
-
-
-def _check_shapes(optimizer: Optimizer, state: Mapping[int, Any]) -> None:
-    """A place may hold another parameter than it did; torch would not say so before the next step."""
-    for index, (group, number, parameter) in enumerate(_places(optimizer.param_groups)):
-        for key in _LIKE_THEIR_PARAMETER:
-            value = (state.get(index) or {}).get(key)
-            if isinstance(value, Tensor) and value.shape != parameter.shape:
-                raise CheckpointError(
-                    f"The checkpoint's optimizer has a {key} of shape {tuple(value.shape)} for parameter {number} of "
-                    f"group {group}, whose shape is {tuple(parameter.shape)}. Train the same parameters, in the same "
-                    "order and groups."
-                )
 
 
 def _restore_dtypes(optimizer: Optimizer, state: Mapping[int, Any]) -> None:
@@ -229,8 +228,10 @@ def scheduler_part(scheduler: Stateful) -> Part:
 
 
 def load_scheduler(part: Part, scheduler: Stateful) -> None:
-    """Load what :func:`scheduler_part` made."""
-    scheduler.load_state_dict(tree_of(part))
+    """Load what :func:`scheduler_part` made. Raises CheckpointError if it is of another kind of scheduler."""
+    state = check_scheduler(tree_of(part), scheduler)
+    with named_errors("schedule"):
+        scheduler.load_state_dict(state)
 
 
 def scaler_part(state: Mapping[str, Any]) -> Part:
@@ -238,6 +239,16 @@ def scaler_part(state: Mapping[str, Any]) -> Part:
     return tree_part("scaler", state)
 
 
+def scaler_state(part: Part) -> dict[str, Any]:
+    """The state that :func:`scaler_part` was given, or the reference's. Raises TornCheckpointError."""
+    return check_scaler(tree_of(part))
+
+
 def rng_part(state: Mapping[str, Any]) -> Part:
     """The random number generators of one rank; every rank gives its own."""
     return tree_part("rng", state, per_rank=True)
+
+
+def rng_of(part: Part) -> dict[str, Any]:
+    """The state that :func:`rng_part` was given, or the reference's. Raises TornCheckpointError."""
+    return check_rng(tree_of(part))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,7 @@ def unpack(tensors: Mapping[str, Tensor], document: Any) -> Any:
         if reader is None or len(document) != 1:
             raise ValueError("it is not one of the known tags")
         return reader(tensors, document[tag])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UnsafeCheckpointError(f"The checkpoint's JSON holds {str(document)[:200]}: {error}.") from error
 
 
@@ -111,15 +111,23 @@ def _below(path: str, key: object) -> str:
     return f"{path}/{key}" if path else str(key)
 
 
-def _pairs(tensors: Mapping[str, Tensor], value: Sequence[Any]) -> dict[Any, Any]:
+def _items(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"a {type(value).__name__} where a list must be")
+    return value
+
+
+def _pairs(tensors: Mapping[str, Tensor], value: Any) -> dict[Any, Any]:
+    if not all(isinstance(pair, list) and len(pair) == 2 for pair in _items(value)):
+        raise ValueError("pairs of keys and values must be in it")
     return {unpack(tensors, key): unpack(tensors, item) for key, item in value}
 
 
 _UNPACKERS: dict[str, Callable[[Mapping[str, Tensor], Any], Any]] = {
     "$tensor": lambda tensors, value: tensors[value],
     "$array": lambda tensors, value: tensors[value].numpy(),
-    "$scalar": lambda tensors, value: tensors[value].numpy()[()],
-    "$tuple": lambda tensors, value: tuple(unpack(tensors, item) for item in value),
+    "$scalar": lambda tensors, value: tensors[value].reshape(()).numpy()[()],
+    "$tuple": lambda tensors, value: tuple(unpack(tensors, item) for item in _items(value)),
     "$dict": _pairs,
     "$counter": lambda tensors, value: Counter(_pairs(tensors, value)),
     "$float": lambda tensors, value: {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}[value],

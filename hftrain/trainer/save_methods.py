@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any, cast
 
 from hftrain.checkpoint import contents
+from hftrain.checkpoint.checks import named_errors
 from hftrain.checkpoint.foreign import open_any
 from hftrain.checkpoint.manager import CheckpointManager
 from hftrain.checkpoint.storage import join, name_of, plain_path
@@ -189,7 +190,8 @@ class SaveMethods(EvalMethods):
         """Load a checkpoint's loss scaler into the run's."""
         reader = None if checkpoint is None else self._checkpoint(checkpoint)
         if reader is not None and reader.has("scaler"):
-            self._running_engine().load_scaler_state(contents.tree_of(reader.part("scaler")))
+            with named_errors("loss scale"):
+                self._running_engine().load_scaler_state(contents.scaler_state(reader.part("scaler")))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """Put this rank's random generators back to where a checkpoint has them."""
@@ -200,7 +202,8 @@ class SaveMethods(EvalMethods):
         if not reader.has("rng", rank=rank):
             logger.warning("%s has no random state for this rank: its random numbers start anew.", reader.path)
             return
-        set_rng_state(contents.tree_of(reader.part("rng", rank=rank)))
+        with named_errors("random state"):
+            set_rng_state(contents.rng_of(reader.part("rng", rank=rank)))
 
     def _load_callback_state(self) -> None:
         """Give the callbacks the states that the checkpoint kept, as the arguments ask."""
