@@ -15,8 +15,9 @@ from torch import Tensor
 from hftrain.checkpoint.catalog import Verification
 from hftrain.checkpoint.contents import Part, place_name, tree_part
 from hftrain.checkpoint.formats import shards_of_index
+from hftrain.checkpoint.layout import is_plain_path
 from hftrain.checkpoint.pickled import load_pickled
-from hftrain.checkpoint.reader import CheckpointReader, open_checkpoint
+from hftrain.checkpoint.reader import CheckpointReader, check_memory, open_checkpoint
 from hftrain.checkpoint.storage import Storage, join, walk
 from hftrain.errors import TornCheckpointError
 
@@ -34,7 +35,8 @@ class ForeignReader(CheckpointReader):
     def __init__(self, reader: CheckpointReader) -> None:
         super().__init__(reader.storage, reader.folder)
         # Adapters lie one folder deeper, and without a manifest only the top was looked at.
-        self._sizes = {path: entry.num_bytes for path, entry in walk(self.storage, self.path) if entry.kind == "file"}
+        found = walk(self.storage, self.path)
+        self._sizes = {path: it.num_bytes for path, it in found if it.kind == "file" and is_plain_path(path)}
 
     def has(self, name: str, *, rank: int | None = None) -> bool:
         """Whether the checkpoint has a part, in our form or in the reference's."""
@@ -67,6 +69,8 @@ class ForeignReader(CheckpointReader):
             if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
                 raise TornCheckpointError(f"{join(self.path, one)} holds something else than named tensors.")
             tensors |= found
+        if any(not isinstance(key, str) for key in tensors):
+            raise TornCheckpointError(f"{join(self.path, file_name)} holds something else than named tensors.")
         return tensors
 
     def _foreign_name(self, name: str, rank: int | None) -> str | None:
@@ -80,6 +84,7 @@ class ForeignReader(CheckpointReader):
 
     def _load(self, name: str) -> Any:
         size = self._size(name)
+        check_memory(size, name=join(self.path, name))
         with self.storage.read(join(self.path, name)) as file:
             return load_pickled(file, size, name=join(self.path, name))
 

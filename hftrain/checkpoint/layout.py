@@ -178,16 +178,20 @@ def holds_weights(name: str) -> bool:
     return is_model_file(name) or bool(_FOREIGN_WEIGHTS.fullmatch(name))
 
 
+def is_plain_path(path: str) -> bool:
+    """Whether a path stays inside the folder it is relative to, on any system, and can be shown on a terminal."""
+    if not path.isprintable() or len(path) > 1000 or _UNSAFE_IN_PATH.search(path):
+        return False
+    return all(piece not in ("", ".", "..") for piece in path.split("/"))
+
+
 def checked_path(path: str) -> str:
     """The path itself, if it stays inside the folder it is relative to.
 
     Raises:
-        UnsafeCheckpointError: it is absolute, climbs with "..", says something else on another system, or something
-            to the terminal that shows it.
+        UnsafeCheckpointError: it is no plain path, as `is_plain_path` says.
     """
-    pieces = path.split("/")
-    is_odd = not path.isprintable() or len(path) > 1000 or _UNSAFE_IN_PATH.search(path)
-    if is_odd or any(piece in ("", ".", "..") for piece in pieces):
+    if not is_plain_path(path):
         raise UnsafeCheckpointError(
             f"The checkpoint names the file {path[:200]!r}, which is not a plain path inside its folder. "
             "Do not use this checkpoint."

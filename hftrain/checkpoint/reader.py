@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import os
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
@@ -18,6 +19,7 @@ from hftrain.checkpoint.layout import (
     TRAINER_STATE,
     Manifest,
     checked_path,
+    is_plain_path,
     load_json,
 )
 from hftrain.checkpoint.storage import Storage, join, plain_path, storage_for
@@ -36,7 +38,7 @@ class CheckpointReader:
         self.manifest: Manifest | None = folder.manifest
         self.storage = storage
         self.folder = folder
-        listed: Collection[str] = folder.manifest.files if folder.manifest else folder.files
+        listed: Iterable[str] = folder.manifest.files if folder.manifest else filter(is_plain_path, folder.files)
         self._sizes = {name: folder.files[name].num_bytes for name in listed if folder.files[name].kind == "file"}
 
     @property
@@ -110,21 +112,28 @@ class CheckpointReader:
         return self._sizes[name]
 
     def _tensors_and_shared(self, name: str, rank: int | None) -> tuple[dict[str, Tensor], dict[str, str]]:
-        files = [f"{_base(name, rank)}.safetensors"]
+        files, expected = [f"{_base(name, rank)}.safetensors"], set[str]()
         if name == "model" and not self.has_file(MODEL):
-            files = shards_of_index(self._json(MODEL_INDEX)) if self.has_file(MODEL_INDEX) else []
+            index = self._json(MODEL_INDEX) if self.has_file(MODEL_INDEX) else {"weight_map": {}}
+            files, expected = shards_of_index(index), set(index["weight_map"])
+        elif not self.has_file(files[0]):
+            return {}, {}
+        sizes = {file_name: self._size(file_name) for file_name in files}
+        check_memory(sum(sizes.values()), name=join(self.path, files[0] if len(files) == 1 else MODEL_INDEX))
         tensors: dict[str, Tensor] = {}
         shared: dict[str, str] = {}
-        for file_name in files:
-            if name != "model" and not self.has_file(file_name):
-                continue
-            size = self._size(file_name)
+        for file_name, size in sizes.items():
             with self.storage.read(join(self.path, file_name)) as file:
                 found, metadata = read_safetensors(file, size, name=join(self.path, file_name))
             if not tensors.keys().isdisjoint(found):
                 raise UnsafeCheckpointError(f"{self.path} has one tensor in two shards; {file_name} is the second.")
             tensors |= found
             shared |= shared_names(metadata, found, name=file_name)
+        if not tensors.keys().isdisjoint(shared):
+            raise UnsafeCheckpointError(f"{self.path} has a tensor that it also calls another's memory.")
+        if not expected <= tensors.keys():
+            missing = sorted(expected - tensors.keys())
+            raise TornCheckpointError(f"{join(self.path, MODEL_INDEX)} names {missing[0]!r}, which no file of it has.")
         return tensors, shared
 
 
@@ -155,6 +164,17 @@ def read_model(path: str, *, verify: Verification = "auto") -> dict[str, Any]:
 def read_task(path: str, *, verify: Verification = "auto") -> dict[str, Any]:
     """``task.json``: class path and constructor arguments of the TaskModule; raises as :func:`open_checkpoint`."""
     return open_checkpoint(path, verify=verify).fields("task")
+
+
+def check_memory(num_bytes: int, *, name: str) -> None:
+    """Raise before a part is read that this machine has no memory for: a file may have holes and be of any length.
+
+    Raises:
+        CheckpointError: it is larger than the machine's memory.
+    """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else num_bytes
+    if num_bytes > memory:
+        raise CheckpointError(f"{name} holds {num_bytes} bytes of tensors; this machine has {memory} bytes of memory.")
 
 
 def _base(name: str, rank: int | None) -> str:

@@ -18,6 +18,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, cast
 
+from hftrain.errors import UnsafeCheckpointError
+
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
@@ -73,9 +75,14 @@ class LocalStorage:
         return os.fdopen(descriptor, "rb")
 
     def write(self, path: str, chunks: Iterable[Buffer]) -> Written:
-        """Write, fsync the file, then fsync its folder, without which the file's name may be lost."""
+        """Write, fsync the file, then fsync its folder, without which the file's name may be lost.
+
+        A link is replaced, for it may lead anywhere.
+        """
         folder = os.path.dirname(path) or "."
         _make_folders(folder)
+        if os.path.islink(path):
+            os.unlink(path)
         with open(path, "wb") as file:
             written = _write_and_hash(chunks, file.write, lambda: _flush_to_disk(file))
             changed_ns = os.fstat(file.fileno()).st_mtime_ns
@@ -199,7 +206,7 @@ def walk(storage: Storage, folder: str, *, max_files: int = 100_000) -> Iterator
     """Every file and every "other" under a folder, as (path relative to the folder, entry).
 
     Raises:
-        OSError: there are more than ``max_files``; no checkpoint is like that.
+        UnsafeCheckpointError: there are more than ``max_files``; no checkpoint is like that.
     """
     pending = [""]
     num_seen = 0
@@ -208,7 +215,7 @@ def walk(storage: Storage, folder: str, *, max_files: int = 100_000) -> Iterator
         for entry in storage.list(join(folder, below) if below else folder):
             num_seen += 1
             if num_seen > max_files:
-                raise OSError(f"{folder} holds more than {max_files} files.")
+                raise UnsafeCheckpointError(f"{folder} holds more than {max_files} files.")
             path = join(below, entry.name) if below else entry.name
             if entry.kind == "folder":
                 pending.append(path)

@@ -11,7 +11,9 @@ import safetensors.torch
 import torch
 
 from hftrain.checkpoint.contents import document_part, model_part, rng_part, tree_of
+from hftrain.checkpoint.foreign import open_any
 from hftrain.checkpoint.reader import open_checkpoint, read_model, read_task
+from hftrain.checkpoint.storage import LocalStorage
 from hftrain.checkpoint.writer import write_folder
 from hftrain.errors import CheckpointError, CheckpointNotFoundError, TornCheckpointError, UnsafeCheckpointError
 from tests.checkpoint.kit import manager, parts, save
@@ -125,6 +127,43 @@ def test_one_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(UnsafeCheckpointError, match="in two shards"):
         read_model(str(tmp_path))
+
+
+def test_an_index_that_names_a_tensor_no_shard_has_is_torn(tmp_path: Path) -> None:
+    safetensors.torch.save_file({"w": torch.ones(1)}, tmp_path / "model-00001-of-00001.safetensors")
+    index = {"weight_map": dict.fromkeys("wv", "model-00001-of-00001.safetensors")}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(TornCheckpointError, match="names 'v', which no file of it has"):
+        read_model(str(tmp_path))
+
+
+def test_a_name_that_is_also_said_to_share_anothers_memory_is_refused(tmp_path: Path) -> None:
+    names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    safetensors.torch.save_file({"w": torch.ones(1)}, tmp_path / names[0], {"hftrain.shared": '{"v": "w"}'})
+    safetensors.torch.save_file({"v": torch.ones(1)}, tmp_path / names[1])
+    index = {"weight_map": dict(zip("wv", names, strict=True))}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UnsafeCheckpointError, match="also calls another's memory"):
+        read_model(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_a_file_of_holes_larger_than_the_memory_is_not_read(name: str, tmp_path: Path) -> None:
+    num_bytes = 1 << 43
+    header = json.dumps({"w": {"dtype": "U8", "shape": [num_bytes], "data_offsets": [0, num_bytes]}}).encode()
+    with (tmp_path / name).open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + num_bytes)
+    with pytest.raises(CheckpointError, match=r"this machine has \d+ bytes of memory"):
+        open_any(str(tmp_path)).model()
+
+
+def test_a_folder_of_very_many_files_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(manager(tmp_path), 1)
+    storage = LocalStorage()
+    monkeypatch.setattr(storage, "list", lambda path: LocalStorage().list(path) * 100_000)
+    with pytest.raises(CheckpointError, match="more than 100000 files"):
+        open_checkpoint(path, storage=storage)
 
 
 def test_a_folder_that_was_never_committed_is_not_loaded(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hftrain.checkpoint.storage import Entry, LocalStorage, is_same_path, join, plain_path, storage_for, walk
+from hftrain.errors import UnsafeCheckpointError
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -79,7 +80,7 @@ def test_links_are_listed_as_other_never_followed_and_deleted_without_their_targ
 def test_a_folder_of_too_many_files_is_refused(tmp_path: Path) -> None:
     for number in range(4):
         (tmp_path / str(number)).touch()
-    with pytest.raises(OSError, match="more than 3 files"):
+    with pytest.raises(UnsafeCheckpointError, match="more than 3 files"):
         list(walk(LocalStorage(), str(tmp_path), max_files=3))
 
 
