@@ -27,8 +27,10 @@ _MAX_ITEMS = 16
 """A list longer than this is one value, such as a random state."""
 _HISTORY = "log_history"
 _TENSOR_TAGS = ("$tensor", "$array", "$scalar")
-_CHUNK = 1 << 22
-"""Numbers compared at a time, as float64."""
+_CHUNK = 1 << 18
+"""Numbers compared at a time, as float64: what fits into a cache."""
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_READ_BYTES = 16 << 20
 _MISSING = "(not there)"
 
 
@@ -193,9 +195,10 @@ def _compare_tensors(name: str, a: Tensor | None, b: Tensor | None) -> TensorDif
     num_changed, distances = 0, [0.0]
     for start in range(0, one.numel(), _CHUNK):
         piece, against = one[start : start + _CHUNK], other[start : start + _CHUNK]
-        is_changed = (piece.view(torch.uint8) != against.view(torch.uint8)).view(len(piece), -1).any(dim=1)
+        is_changed = _bits(piece) != _bits(against)
+        is_changed = is_changed if is_changed.ndim == 1 else is_changed.any(dim=1)
         num_changed += int(is_changed.sum())
-        distances.append(_largest_distance(piece[is_changed], against[is_changed]))
+        distances.append(_largest_distance(piece, against, is_changed))
     return TensorDifference(
         name=name,
         a=first,
@@ -206,10 +209,16 @@ def _compare_tensors(name: str, a: Tensor | None, b: Tensor | None) -> TensorDif
     )
 
 
-def _largest_distance(a: Tensor, b: Tensor) -> float:
+def _bits(tensor: Tensor) -> Tensor:
+    """One integer for each element, or a row of them where none is as wide as the element."""
+    width = tensor.element_size()
+    return tensor.view(_INTEGERS[width]) if width in _INTEGERS else tensor.view(torch.int64).view(len(tensor), -1)
+
+
+def _largest_distance(a: Tensor, b: Tensor, is_changed: Tensor) -> float:
     one, other = (tensor if tensor.is_complex() else tensor.to(torch.float64) for tensor in (a, b))
-    distance = (one - other).abs()[one != other]  # 0.0 and -0.0 are two bit patterns and one number
-    return float(distance.max()) if distance.numel() else 0.0
+    is_equal = (one == other) | ~is_changed  # 0.0 and -0.0; a NaN that stayed
+    return float((one - other).abs().masked_fill(is_equal, 0.0).max())
 
 
 def _kind(tensor: Tensor | None) -> str:
@@ -274,7 +283,7 @@ def _is_other(name: str) -> bool:
 def _digest(reader: CheckpointReader, name: str) -> str:
     digest, num_bytes = hashlib.sha256(), 0
     with reader.storage.read(join(reader.path, name)) as file:
-        while chunk := file.read(_CHUNK):
+        while chunk := file.read(_READ_BYTES):
             digest.update(chunk)
             num_bytes += len(chunk)
     return f"{num_bytes} bytes, sha256 {digest.hexdigest()[:12]}"

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listing.add_argument("dir", metavar="DIR", help="an output_dir or a checkpoint; a path or a URL")
     verifying = verb("verify", _verify, "read every file and compare it with its checksum; 1 if any differs")
     verifying.add_argument("path", metavar="PATH", help="a checkpoint, or an output_dir for all in it")
-    comparing = verb("diff", _diff, "show in what two checkpoints differ; each part is held in memory twice")
+    comparing = verb("diff", _diff, "show in what two checkpoints differ; holds one part of both in memory")
     comparing.add_argument("a", metavar="A", help="a checkpoint")
     comparing.add_argument("b", metavar="B", help="another")
     comparing.add_argument("--all", action="store_true", help="show every difference, not the ten largest of a part")
