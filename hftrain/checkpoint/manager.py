@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from hftrain._version import __version__
+from hftrain.checkpoint.background import BackgroundSaves
 from hftrain.checkpoint.catalog import CheckpointFolder, Status, Verification, inspect_folder, scan
 from hftrain.checkpoint.contents import Part
 from hftrain.checkpoint.foreign import open_any
@@ -21,7 +22,8 @@ from hftrain.checkpoint.layout import FileRecord, Manifest, checked_path, checkp
 from hftrain.checkpoint.reader import CheckpointReader
 from hftrain.checkpoint.resume import ResumeFinder
 from hftrain.checkpoint.retention import Candidate, Policy, limit, named, surplus
-from hftrain.checkpoint.saving import CheckpointSave, Ranks, begin_folder, on_rank_zero, remove_folder
+from hftrain.checkpoint.saving import CheckpointSave, Later, Ranks, begin_folder, on_rank_zero, remove_folder
+from hftrain.checkpoint.staging import StagedParts
 from hftrain.checkpoint.storage import Storage, is_same_path, join, name_of, plain_path, storage_for
 
 logger = logging.getLogger(__name__)
@@ -67,6 +69,9 @@ class CheckpointManager:
         self._open_save: CheckpointSave | None = None
         self._newest: str | None = None
         """The name of the one this process committed last."""
+        self.listeners: list[Callable[[CommittedCheckpoint], None]] = []
+        """Told of each commit on rank 0, at once: in the thread that writes, if one does."""
+        self.background = BackgroundSaves(self._storage, ranks)
 
     # ---------------------------------------------------------------------------------------------------------- saving
 
@@ -89,6 +94,7 @@ class CheckpointManager:
                 has not moved, so it stays as it is and None is returned.
             folder_name: instead of ``checkpoint-<step>``; retention does not see such a folder.
         """
+        self.background.raise_outcome()
         name = checked_path(folder_name) if folder_name else checkpoint_name(step)
         folder = join(self.output_dir, name)
         if self._on_rank_zero(lambda: self._is_loaded(folder, loaded, step, samples)):
@@ -96,18 +102,25 @@ class CheckpointManager:
             return None
         self._known.pop(name, None)
         self._on_rank_zero(lambda: begin_folder(self._storage, folder, run_id=self.run_id, step=step))
+        parts = self.background.stage(self._max_shard_bytes)
         self._open_save = CheckpointSave(
             folder,
+            step=step,
             storage=self._storage,
             ranks=self._ranks,
             max_shard_bytes=self._max_shard_bytes,
             manifest=lambda files: self._manifest(step, epoch, samples, files),
-            committed=lambda: self._note_commit(name),
+            committed=lambda: self._note_commit(name, step),
+            later=None if parts is None else Later(parts, lambda save: self._write_later(save, parts)),
         )
         return self._open_save
 
-    def _note_commit(self, name: str) -> None:
+    def _note_commit(self, name: str, step: int) -> None:
         self._newest, self._open_save, self._resumed_from = name, None, None
+        if self._ranks.process_index == 0:
+            told = CommittedCheckpoint(path=join(self.output_dir, name), step=step, run_id=self.run_id)
+            for listener in self.listeners:
+                listener(told)
 
     def open_save_in(self, folder: str) -> CheckpointSave | None:
         """The checkpoint that is being written into this very folder, if one is."""
@@ -145,6 +158,12 @@ class CheckpointManager:
             save.write(parts)
         self._on_rank_zero(lambda: self.clean_up(best))
         return save.folder
+
+    def _write_later(self, save: CheckpointSave, parts: StagedParts) -> None:
+        self._open_save = None  # nobody writes into it any more
+        self.background.start(save, parts, clean_up=self._clean_up)
+
+    # ---------------------------------------------------------------------------------------------------- what is there
 
     def retain(self, *, best: str | None = None) -> None:
         """Clean up at the end of training, as the reference does. All ranks must call this.
@@ -191,10 +210,16 @@ class CheckpointManager:
     def clean_up(self, best: str | None = None, *, at_end: bool = False) -> None:
         """Delete what is torn, if anything was committed since, and this run's surplus. Rank 0 calls this.
 
+        What is being written in the background is waited for.
+
         Args:
             best: path of the best checkpoint, never deleted.
             at_end: of training, where nothing was committed just now.
         """
+        self.background.wait()
+        self._clean_up(best, at_end=at_end)
+
+    def _clean_up(self, best: str | None, *, at_end: bool = False) -> None:
         found = scan(self._storage, self.output_dir, known=self._known)
         torn_may_go = self._newest is not None and not at_end
         going = [folder.name for folder in found if folder.status is Status.TORN and torn_may_go]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol
 
 from hftrain.checkpoint.contents import Part
-from hftrain.checkpoint.layout import INCOMPLETE, MANIFEST, FileRecord, Manifest, dump_json
-from hftrain.checkpoint.storage import Entry, Storage, Written, is_same_path, join, seal, walk
+from hftrain.checkpoint.layout import INCOMPLETE, MANIFEST, FileRecord, Manifest, dump_json, is_plain_path
+from hftrain.checkpoint.staging import StagedParts
+from hftrain.checkpoint.storage import Entry, Storage, Written, is_same_path, is_url, join, seal, walk
 from hftrain.checkpoint.writer import write_parts
 from hftrain.errors import CheckpointError
 
@@ -37,30 +40,44 @@ class Ranks(Protocol):
         """Everyone gets everyone's, by rank."""
 
 
+@dataclass(frozen=True)
+class Later:
+    """What makes a save one that is written while training goes on: its copies, and what starts the writing."""
+
+    parts: StagedParts
+    start: Callable[[CheckpointSave], None]
+
+
 class CheckpointSave:
     """A context: inside it the folder is filled, at its end all ranks agree and rank 0 commits.
 
     Files may come by :meth:`write`, or from other code that writes into ``folder`` itself: what lies there at the end
     belongs to the checkpoint. All ranks must enter and leave it, and nothing inside may be collective. An error on
     one rank is an error on all; nothing is committed then, and nothing older was harmed.
+
+    With ``later`` the parts are copied instead, and written when training goes on.
     """
 
     def __init__(
         self,
         folder: str,
         *,
+        step: int,
         storage: Storage,
         ranks: Ranks,
         max_shard_bytes: int,
         manifest: Callable[[dict[str, FileRecord]], Manifest],
         committed: Callable[[], None],
+        later: Later | None = None,
     ) -> None:
         self.folder = folder
+        self.step = step
         self._storage = storage
         self._ranks = ranks
         self._max_shard_bytes = max_shard_bytes
         self._manifest = manifest
         self._committed = committed
+        self._later = later
         self._written: dict[str, Written] = {}
 
     def covers(self, folder: str) -> bool:
@@ -68,14 +85,42 @@ class CheckpointSave:
         return is_same_path(folder, self.folder)
 
     def write(self, parts: Iterable[Part]) -> None:
-        """Write this rank's files of the parts, each flushed to the disk. Written as it is iterated.
+        """Write this rank's files of the parts, each flushed to the disk, or copy them. Written as it is iterated.
 
         Raises:
             CheckpointError: a part would write a file that is there already, or holds what no file can.
             OSError: the storage refused.
         """
-        self._written |= write_parts(
-            self._storage,
+        if self._later is not None:
+            self._later.parts.add(parts)
+            return
+        self._written |= self._write_into(self._storage, parts)
+
+    def write_copies(self, storage: Storage) -> dict[str, Written]:
+        """Write what was copied. A thread may call this, and once more if the storage refused."""
+        return self._write_into(storage, self._later.parts.parts if self._later is not None else ())
+
+    def note_commit(self) -> None:
+        """Hear, on rank 0, that it was committed. A thread may call this."""
+        self._committed()
+
+    def discard(self) -> None:
+        """Free what a failed save wrote, as far as the storage lets us. Rank 0 calls this, when all have ended."""
+        try:
+            empty_folder(self._storage, self.folder)
+            self._storage.delete(self.folder)
+        except OSError as error:
+            logger.warning("%s could not be removed (%s); it goes after the next commit.", self.folder, error)
+
+    def commit(self, written: dict[str, Written]) -> None:
+        """Make the folder a checkpoint. Rank 0 calls this, when all ranks have written; a thread may."""
+        manifest = self._manifest(self._all_files(written))
+        self._storage.write(self._path(MANIFEST), [manifest.to_json()])
+        self._storage.delete(self._path(INCOMPLETE))
+
+    def _write_into(self, storage: Storage, parts: Iterable[Part]) -> dict[str, Written]:
+        return write_parts(
+            storage,
             self.folder,
             parts,
             rank=self._ranks.process_index,
@@ -92,7 +137,10 @@ class CheckpointSave:
         if error is not None and not isinstance(error, Exception):
             return  # an interrupt or an exit does not wait for other ranks
         written = self._written_by_all(error)
-        on_rank_zero(self._ranks, lambda: self._commit(written), place=self.folder)
+        if self._later is not None:
+            self._later.start(self)
+            return
+        on_rank_zero(self._ranks, lambda: self.commit(written), place=self.folder)
         self._committed()
 
     def _written_by_all(self, error: Exception | None) -> dict[str, Written]:
@@ -117,7 +165,7 @@ class CheckpointSave:
         found = {
             path: written[path] if _is_unchanged(entry, written.get(path)) else seal(self._storage, self._path(path))
             for path, entry in walk(self._storage, self.folder)
-            if entry.kind == "file" and path not in (INCOMPLETE, MANIFEST)
+            if entry.kind == "file" and path not in (INCOMPLETE, MANIFEST) and is_plain_path(path)
         }
         missing = sorted(written.keys() - found.keys())
         if missing:
@@ -127,17 +175,17 @@ class CheckpointSave:
             )
         return {path: FileRecord(num_bytes=it.num_bytes, sha256=it.sha256) for path, it in sorted(found.items())}
 
-    def _commit(self, written: dict[str, Written]) -> None:
-        manifest = self._manifest(self._all_files(written))
-        self._storage.write(self._path(MANIFEST), [manifest.to_json()])
-        self._storage.delete(self._path(INCOMPLETE))
-
     def _path(self, name: str) -> str:
         return join(self.folder, name)
 
 
 def begin_folder(storage: Storage, folder: str, *, run_id: str, step: int) -> None:
-    """Mark a folder and empty it: from the first line on it is torn until the commit."""
+    """Mark a folder and empty it: from the first line on it is torn until the commit.
+
+    A link in its place goes first: what it leads to is nobody's checkpoint.
+    """
+    if not is_url(folder) and os.path.islink(folder):
+        storage.delete(folder)
     storage.write(join(folder, INCOMPLETE), [dump_json({"run_id": run_id, "step": step})])
     empty_folder(storage, folder)
 

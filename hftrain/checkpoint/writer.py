@@ -17,18 +17,24 @@ if TYPE_CHECKING:
 
 def part_files(part: Part, *, rank: int, max_shard_bytes: int) -> Iterator[tuple[str, Iterable[Buffer]]]:
     """The files of one part as (name inside the folder, bytes in pieces). Nothing is copied before it is asked for."""
-    base = f"{part.name}-{rank}" if part.per_rank else part.name
+    base = _base_name(part, rank)
     if part.name == "model":
         yield from model_files(part.tensors, part.shared, max_shard_bytes=max_shard_bytes).files()
     elif part.tensors:
         yield f"{base}.safetensors", safetensors_chunks(part.tensors, {"format": "pt"})
     if part.document is not None:
-        try:
-            yield f"{base}.json", [dump_json(part.document, indent=2)]
-        except TypeError as error:
-            raise CheckpointError(f"The part {part.name!r} is not plain JSON: {error}.") from error
+        document, data = document_file(part, rank=rank)
+        yield document, [data]
     for name, data in part.files.items():
         yield checked_path(name), [data]
+
+
+def document_file(part: Part, *, rank: int) -> tuple[str, bytes]:
+    """Name and bytes of the file that is the part's document. Raises CheckpointError for what JSON cannot hold."""
+    try:
+        return f"{_base_name(part, rank)}.json", dump_json(part.document, indent=2)
+    except TypeError as error:
+        raise CheckpointError(f"The part {part.name!r} is not plain JSON: {error}.") from error
 
 
 def write_parts(
@@ -87,3 +93,7 @@ def write_folder(path: str, parts: Sequence[Part], *, max_shard_size: str | int 
             if entry.kind == "file" and is_model_file(entry.name):
                 storage.delete(join(path, entry.name))
     return list(write_parts(storage, path, parts, rank=rank, max_shard_bytes=parse_size(max_shard_size)))
+
+
+def _base_name(part: Part, rank: int) -> str:
+    return f"{part.name}-{rank}" if part.per_rank else part.name
