@@ -192,11 +192,10 @@ def _compare_tensors(name: str, a: Tensor | None, b: Tensor | None) -> TensorDif
     one, other = (tensor.contiguous().reshape(-1) for tensor in (a, b))
     if torch.equal(one.view(torch.uint8), other.view(torch.uint8)):
         return None
-    num_changed, distances = 0, [0.0]
+    num_changed, distances, bits = 0, [0.0], _INTEGERS[one.element_size()]
     for start in range(0, one.numel(), _CHUNK):
         piece, against = one[start : start + _CHUNK], other[start : start + _CHUNK]
-        is_changed = _bits(piece) != _bits(against)
-        is_changed = is_changed if is_changed.ndim == 1 else is_changed.any(dim=1)
+        is_changed = piece.view(bits) != against.view(bits)
         num_changed += int(is_changed.sum())
         distances.append(_largest_distance(piece, against, is_changed))
     return TensorDifference(
@@ -207,12 +206,6 @@ def _compare_tensors(name: str, a: Tensor | None, b: Tensor | None) -> TensorDif
         num_changed=num_changed,
         largest=float(torch.tensor(distances, dtype=torch.float64).max()),  # a NaN among them comes out
     )
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    """One integer for each element, or a row of them where none is as wide as the element."""
-    width = tensor.element_size()
-    return tensor.view(_INTEGERS[width]) if width in _INTEGERS else tensor.view(torch.int64).view(len(tensor), -1)
 
 
 def _largest_distance(a: Tensor, b: Tensor, is_changed: Tensor) -> float:
