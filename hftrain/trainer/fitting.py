@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from hftrain.checkpoint.checks import named_errors
+from hftrain.checkpoint.documents import neighbour
 from hftrain.checkpoint.layout import new_run_id
 from hftrain.core.horizon import Horizon
 from hftrain.core.meters import LossWindow, Meters, merged_windows
@@ -107,14 +109,25 @@ def _read(reader: CheckpointReader) -> Resume:
     if reader.has("data"):
         data = reader.fields("data")
     known = TrainerState.__dataclass_fields__
+    with named_errors("position in the data"):
+        position = Position(**data["position"]) if "position" in data else None
     return Resume(
-        state=TrainerState(**{name: value for name, value in fields.items() if name in known}),
-        position=Position(**data["position"]) if "position" in data else None,
+        state=_neighbourly(TrainerState(**{name: value for name, value in fields.items() if name in known}), reader),
+        position=position,
         order=data.get("order"),
         windows=data.get("windows", []),
         shape={name: data[name] for name in RUN_SHAPE if data.get(name) is not None},
         reader=reader,
     )
+
+
+def _neighbourly(state: TrainerState, reader: CheckpointReader) -> TrainerState:
+    """Return the state with its best checkpoint beside the one that names it, and nowhere else."""
+    named = state.best_model_checkpoint
+    state.best_model_checkpoint = best = neighbour(named, reader.path)
+    if named is not None and best != named:
+        logger.warning("%s names %r as its best checkpoint; taking %s for it.", reader.path, named, best or "none")
+    return state
 
 
 def _run_id(trainer: Trainer, resume: Resume | None) -> str:
