@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from hftrain.checkpoint.layout import is_run_id
+from hftrain.checkpoint.layout import is_run_id, parse_step
+from hftrain.checkpoint.storage import folder_of, is_same_path, join, name_of, plain_path
 from hftrain.errors import TornCheckpointError
 from hftrain.types.state_fields import is_count, wrong_fields
 
@@ -39,6 +40,18 @@ def check_document(name: str, document: Mapping[str, Any], *, path: str) -> None
         ]
     if wrong:
         raise TornCheckpointError(f"{path} has {'; '.join(wrong)}.")
+
+
+def neighbour(named: str | None, path: str) -> str | None:
+    """The checkpoint that a state names, beside the one at ``path`` that it is from; None if it names no checkpoint.
+
+    A run keeps its checkpoints in one folder. A stranger's may name any place, such as a URL to be asked for.
+    """
+    name = name_of(plain_path(named)) if named is not None else ""
+    if named is None or parse_step(name) is None:
+        return None
+    beside = join(folder_of(path), name)
+    return named if is_same_path(named, beside) else beside
 
 
 def _or_none(is_right: Rule) -> Rule:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from hftrain.checkpoint.documents import neighbour
 from hftrain.checkpoint.reader import open_checkpoint
 from hftrain.errors import TornCheckpointError
 from tests.checkpoint.hostile import exchange, whole_checkpoint
@@ -75,3 +76,19 @@ def test_an_order_that_a_run_writes_is_read(checkpoint: Path, order: Any) -> Non
     data = json.loads((checkpoint / "data.json").read_bytes())
     exchange(checkpoint, "data.json", json.dumps(data | {"order": order, "of_later_versions": [1]}).encode())
     assert open_checkpoint(str(checkpoint)).fields("data")["order"] == order
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        (None, None),
+        ("{out}/checkpoint-2", "{out}/checkpoint-2"),
+        ("/elsewhere/checkpoint-2", "{out}/checkpoint-2"),
+        ("s3://elsewhere/checkpoint-2", "{out}/checkpoint-2"),
+        ("{out}/../private", None),
+        ("https://elsewhere/model", None),
+    ],
+)
+def test_the_best_checkpoint_that_a_state_names_is_a_neighbour(named: Any, expected: Any, tmp_path: Path) -> None:
+    named, expected = (None if text is None else text.format(out=tmp_path) for text in (named, expected))
+    assert neighbour(named, f"{tmp_path}/checkpoint-3") == expected
