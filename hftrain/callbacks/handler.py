@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
 from hftrain.callbacks.flow import DefaultFlowCallback
-from hftrain.errors import CallbackError, ConfigurationError, HftrainError
+from hftrain.errors import CallbackError, ConfigurationError, HftrainError, UnsafeCheckpointError
 from hftrain.types.callback import TrainerCallback
 from hftrain.types.choices import Event
 from hftrain.types.control import TrainerControl
@@ -130,6 +130,9 @@ class CallbackHandler(TrainerCallback):
         """Replace each callback that ``TrainerState.stateful_callbacks`` has a state of by one made from that state.
 
         A state that no callback of this run takes is named in a log line, and otherwise left alone.
+
+        Raises:
+            UnsafeCheckpointError: A state would replace a method of its callback.
         """
         states = {
             name: list(state) if isinstance(state, list) else [state] for name, state in stateful_callbacks.items()
@@ -137,7 +140,7 @@ class CallbackHandler(TrainerCallback):
         states.pop(TrainerControl.__name__, None)  # the trainer's own
         for index, callback in enumerate(self._callbacks):
             if is_exportable(callback) and states.get(type(callback).__name__):
-                self._callbacks[index] = type(callback).from_state(states[type(callback).__name__].pop(0))
+                self._callbacks[index] = _restored(type(callback), states[type(callback).__name__].pop(0))
         left = sorted(name for name, remaining in states.items() if remaining)
         if left:
             logger.warning("The checkpoint has the state of callbacks that this run does not have: %s", ", ".join(left))
@@ -326,3 +329,10 @@ def _adopt(answer: Any, control: TrainerControl, where: str) -> None:
             setattr(control, flag, getattr(answer, flag))
     except AttributeError as error:
         raise CallbackError(f"{where} returned {answer!r}: return the control it was given, or nothing.") from error
+
+
+def _restored(kind: Any, state: Mapping[str, Any]) -> Any:
+    for name in state["attributes"]:
+        if name.startswith("__") or callable(getattr(kind, name, None)):
+            raise UnsafeCheckpointError(f"The checkpoint's state of {kind.__name__} would replace its {name!r}.")
+    return kind.from_state(state)
