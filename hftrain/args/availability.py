@@ -68,7 +68,6 @@ REFUSED: Mapping[str, Row] = {
     "report_to": Row("Set report_to='none', and log from a callback's on_log.", unset=([],)),
     "ray_scope": Row("Leave it out; only a search with Ray reads it.", unset=(None,)),
     # our own
-    "save_async": Row("Leave it out; checkpoints are written before training goes on.", unset=(False,)),
     "save_minutes": Row("Set save_steps."),
     "save_keep_every_steps": Row("Set save_total_limit=None to keep all checkpoints."),
     "deadline_minutes": Row("Set max_steps."),

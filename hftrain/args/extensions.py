@@ -13,7 +13,9 @@ class ExtensionArguments:
 
     max_shard_size: str = argument("5GB", "Largest file of a saved model, such as '5GB' or '500MB'.")
     verify_checkpoint: str = argument("auto", "What is compared on load: 'auto', 'full' (checksums) or 'sizes'.")
-    save_async: bool | None = argument(None, "Write checkpoints in the background.")
+    save_async: bool | None = argument(
+        None, "Write checkpoints while training goes on; None: if nothing watches the save and there is memory for it."
+    )
     save_minutes: float | None = argument(None, "Minutes between two checkpoints.")
     save_keep_every_steps: int | None = argument(None, "Keep every checkpoint whose step is a multiple of this.")
     deadline_minutes: float | None = argument(None, "Minutes after which the run saves and stops.")

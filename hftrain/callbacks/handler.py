@@ -122,6 +122,11 @@ class CallbackHandler(TrainerCallback):
         """Remove this callback, or the first instance of this class, if there is one."""
         self.pop_callback(callback)
 
+    def listeners(self, event: Event) -> list[tuple[str, Callable[..., Any]]]:
+        """The callbacks that override an event, as (name of the class, bound method)."""
+        row = self._table[event] if event in self._table else self._look_up(event)
+        return [] if row is None else [(name, method) for name, method, _ in row[1]]
+
     def stateful(self) -> list[Any]:
         """The callbacks whose state belongs into a checkpoint."""
         return [callback for callback in self._callbacks if is_exportable(callback)]

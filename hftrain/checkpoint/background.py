@@ -76,14 +76,14 @@ class BackgroundSaves:
         if self._ended is not None:
             self._ended.forget_notes()
             self._ended = None
-        best = how.best()
+        best, cleans_up = how.best(), how.cleans_up
 
         def settled(is_committed: bool) -> None:
             if not is_committed:
                 save.discard()
                 return
             save.note_commit()
-            if how.cleans_up:
+            if cleans_up:
                 clean_up(best)
 
         self._writing = BackgroundWrite(

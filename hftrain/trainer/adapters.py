@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from hftrain.trainer.background import in_background_if_wanted, settle
 from hftrain.trainer.counters import settle_counts
 from hftrain.trainer.step_methods import StepMethods
 from hftrain.trainer.stepping import check_share, warn_if_count_is_ignored
@@ -89,11 +90,16 @@ class TrainerActions:
         self._trainer._evaluate_in_training(skip_scheduler=skip_scheduler)
 
     def save(self) -> None:
-        """Call `Trainer._save_checkpoint`; listeners hear of it once it is committed."""
+        """Call `Trainer._save_checkpoint`; listeners hear of it once it is committed, now or after a later step."""
         trainer = self._trainer
         settle_counts(trainer)
-        trainer._save_checkpoint(trainer.model, trial=None)
-        trainer.callback_handler.emit(Event.SAVE)
+        settle(trainer, wait=True)
+        with in_background_if_wanted(trainer):
+            trainer._save_checkpoint(trainer.model, trial=None)
+        if trainer._checkpoints is not None and trainer._checkpoints.background.is_writing:
+            trainer.control.should_save = False
+        else:
+            trainer.callback_handler.emit(Event.SAVE)
 
 
 def _is_own(trainer: Trainer, name: str) -> bool:

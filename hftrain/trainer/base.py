@@ -118,6 +118,7 @@ class TrainerBase:
     _runner: LoopRunner | None
     _checkpoints: CheckpointManager | None
     _loaded_checkpoint: str | None
+    _said_why_at_once: bool
     _stages_set_up: set[str]
     _ignore_keys_for_eval: list[str] | None
     _given_optimizers: tuple[torch.optim.Optimizer | None, Any]

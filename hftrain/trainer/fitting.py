@@ -22,6 +22,7 @@ from hftrain.data.epochs import EpochLoader
 from hftrain.errors import CheckpointError, ConfigurationError
 from hftrain.hardware.overflow import overflow_monitor
 from hftrain.trainer.adapters import TrainerActions, TrainerTask
+from hftrain.trainer.background import settling, writes_settled
 from hftrain.trainer.batch_size import BatchSizeFitter, accumulation_restored, restore_batch_size
 from hftrain.trainer.counters import observed, settle_counts, tokens_per_second
 from hftrain.trainer.overrides import is_overridden
@@ -68,7 +69,7 @@ def fit(trainer: Trainer, resume_from: bool | str | None) -> TrainOutput:
         runner = _runner(trainer, resume)
         trainer._runner = runner
         started, first_step = time.time(), trainer.state.global_step
-        with _watched(trainer):
+        with _watched(trainer), writes_settled(trainer):
             runner.fit()
         return _finish(trainer, runner, started, first_step, add_memory)
 
@@ -180,7 +181,7 @@ def _runner(trainer: Trainer, resume: Resume | None) -> LoopRunner:
         restore_rng=_rng_restorer(trainer, resume),
         draw=adapter.draw_step if task is None and adapter.draws_steps else None,
         fitter=BatchSizeFitter(trainer) if trainer.args.auto_find_batch_size else None,
-        react=reactions_of(trainer),
+        react=settling(trainer, reactions_of(trainer)),
         read_rate=trainer._get_learning_rate if is_overridden(type(trainer), "_get_learning_rate") else None,
     )
 

@@ -74,7 +74,7 @@ class SaveMethods(EvalMethods):
         """Save everything a resume needs as ``checkpoint-<step>``. All ranks must call this.
 
         Each piece is one overridable method, and what an override writes into the checkpoint's folder is part of it.
-        The checkpoint is there, whole, when this returns.
+        The checkpoint is there, whole, when this returns; where the loop saves in the background it is copied then.
         """
         self.store_flos()
         data, save = data_document(self), begin_checkpoint(self)
@@ -82,7 +82,8 @@ class SaveMethods(EvalMethods):
             return
         with save:
             self._save_parts(save.folder, data)
-        if self._running_engine().is_world_process_zero:
+        assert self._checkpoints is not None  # set for the duration of train
+        if self._running_engine().is_world_process_zero and not self._checkpoints.background.is_writing:
             self._rotate_checkpoints(use_mtime=True, output_dir=self._get_output_dir(trial))
 
     def _maybe_log_save_evaluate(

@@ -15,6 +15,7 @@ from hftrain.checkpoint.contents import Part, document_part
 from hftrain.checkpoint.layout import checkpoint_name
 from hftrain.checkpoint.storage import join, storage_for
 from hftrain.checkpoint.writer import write_folder
+from hftrain.trainer.background import settle
 from hftrain.trainer.settings import data_seed
 from hftrain.types.state import TrainerState, export_states
 
@@ -40,8 +41,12 @@ def write_parts(trainer: SaveMethods, folder: str, parts: Sequence[Part]) -> Non
 
 
 def begin_checkpoint(trainer: SaveMethods) -> CheckpointSave | None:
-    """Begin this step's checkpoint; None if it is the one that the run was resumed from. All ranks must call this."""
+    """Begin this step's checkpoint; None if it is the one that the run was resumed from. All ranks must call this.
+
+    One that is being written in the background is waited for first.
+    """
     assert trainer._checkpoints is not None  # set for the duration of train
+    settle(trainer, wait=True)
     save = trainer._checkpoints.begin(
         trainer.state.global_step,
         epoch=float(trainer.state.epoch or 0.0),

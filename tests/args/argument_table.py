@@ -175,7 +175,6 @@ REFUSED_EXAMPLES: dict[str, object] = {
     "use_liger_kernel": True,
     "liger_kernel_config": {"rope": True},
     # hftrain's own
-    "save_async": True,
     "save_minutes": 10,
     "save_keep_every_steps": 1000,
     "deadline_minutes": 60,
