@@ -13,7 +13,7 @@ from transformers import trainer_callback
 from hftrain.callbacks.flow import DefaultFlowCallback
 from hftrain.callbacks.handler import CallbackHandler
 from hftrain.callbacks.progress import PrinterCallback
-from hftrain.errors import CallbackError, CheckpointError, ConfigurationError, TrainingInterrupted
+from hftrain.errors import CallbackError, CheckpointError, ConfigurationError, TrainingInterrupted, UnsafeCheckpointError
 from hftrain.types.callback import TrainerCallback
 from hftrain.types.choices import Event
 from hftrain.types.control import ExportableState, TrainerControl
@@ -272,6 +272,12 @@ def test_states_are_exported_and_restored_to_the_same_places() -> None:
     fresh.restore(exported)
     assert names(fresh) == names(handler)
     assert [counter.state() for counter in fresh.stateful()] == [counter.state() for counter in handler.stateful()]
+
+
+@pytest.mark.parametrize("name", ["on_step_end", "__class__"])
+def test_a_state_cannot_replace_a_method(name: str) -> None:
+    with pytest.raises(UnsafeCheckpointError, match=f"state of Counter would replace its '{name}'"):
+        handler_of(Counter()).restore({"Counter": {"args": {}, "attributes": {name: "text"}}})
 
 
 def test_a_state_that_nobody_takes_is_named(caplog: pytest.LogCaptureFixture) -> None:
