@@ -153,12 +153,29 @@ def _notes(reader: CheckpointReader) -> list[str]:
         notes.append("It has no optimizer (save_only_model): transformers goes on with a new one.")
     if any(name.startswith("grads-") for name in reader.files):
         notes.append("It was saved inside an accumulation window: transformers begins that window again.")
+    if reader.has_file("data.json") and not _is_found_by_steps(reader.fields("data"), reader.step):
+        notes.append(
+            "Its steps were not all of one size (another batch size, accumulation or number of processes, or data that "
+            "was not skipped): transformers, which finds its place in the data by counting steps, begins elsewhere."
+        )
     left_out = [name for name in reader.files if _PICKLES.fullmatch(name)]
     if left_out:
         notes.append(f"Not copied, since they may be pickles that hftrain did not write: {', '.join(left_out)}.")
     if reader.has("rng", rank=0) and "mps" in reader.fields("rng-0"):
         notes.append("transformers keeps no random state of an mps device: random numbers there start anew.")
     return notes
+
+
+def _is_found_by_steps(data: dict[str, Any], step: int) -> bool:
+    """Whether the same number of steps in each epoch before leads to where the data stands."""
+    position = data.get("position", {})
+    epoch, batches = position.get("epoch", 0), position.get("batches", 0)
+    whole, rest = divmod(batches, max(data.get("accumulation_steps", 1), 1))
+    for steps in {whole, whole + bool(rest)}:  # a rest is a window that was cut, or the last one of an epoch
+        before = step - steps
+        if before == 0 if epoch == 0 else before % epoch == 0 and before // epoch >= max(steps, 1):
+            return True
+    return False
 
 
 def _plain(node: Any) -> Any:

@@ -65,7 +65,7 @@ def whole_parts(*more: Part) -> list[Part]:
         scaler_part(SCALER),
         rng_part(rng_state()),
         document_part("trainer_state", {"global_step": 3}),
-        document_part("data", {"position": {}}),
+        document_part("data", {"position": {"epoch": 0, "batches": 3}}),
         document_part("run", {"run_id": "run"}),
         document_part("training_args", {"learning_rate": 0.1}),
         files_part("config", {"config.json": b"{}"}),
@@ -183,6 +183,32 @@ def test_what_the_reference_will_miss_is_said_and_not_copied(more: list[Part], n
     result = export_to_transformers(saved(tmp_path, [*parts(), *more]), str(tmp_path / "exported"))
     assert any(note in line for line in result.notes)
     assert not {"extra.pt", "a/training_args.bin", "grads-0.safetensors"} & set(result.files)
+
+
+@pytest.mark.parametrize(
+    ("position", "accumulation", "is_found"),
+    [
+        ((0, 3, 24), 1, True),
+        ((0, 6, 24), 2, True),
+        ((0, 5, 20), 2, True),  # the epoch's last window is shorter
+        ((0, 7, 28), 2, True),  # saved inside a window
+        ((1, 1, 4), 1, True),
+        ((3, 0, 0), 1, True),
+        ((0, 4, 24), 1, False),
+        ((1, 2, 8), 1, False),
+        ((2, 0, 0), 1, False),
+        ((4, 0, 0), 1, False),
+    ],
+    ids=str,
+)
+def test_a_place_in_the_data_that_steps_do_not_lead_to_is_said(
+    position: tuple[int, int, int], accumulation: int, is_found: bool, tmp_path: Path
+) -> None:
+    place = dict(zip(("epoch", "batches", "samples"), position, strict=True))
+    data = document_part("data", {"position": place, "accumulation_steps": accumulation})
+    path = manager(tmp_path).save(3, [*parts(), data], epoch=1.0, samples=12)
+    notes = export_to_transformers(path, str(tmp_path / "exported")).notes
+    assert any("counting steps" in note for note in notes) is not is_found
 
 
 def test_an_export_goes_to_any_filesystem_and_comes_from_any(tmp_path: Path) -> None:

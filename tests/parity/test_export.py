@@ -24,7 +24,7 @@ def exported(cell: Cell, step: int, folder: Path, **changes: Any) -> tuple[Path,
     build(ours(), cell, folder, [], [], save_strategy="steps", save_steps=step, **changes).train()
     kept = Path(shutil.copytree(folder / f"hftrain/checkpoint-{step}", folder / "kept"))
     target = folder / f"checkpoint-{step}"
-    export_to_transformers(str(kept), str(target))
+    assert export_to_transformers(str(kept), str(target)).notes == []
     return kept, target
 
 
