@@ -13,7 +13,13 @@ from transformers import trainer_callback
 from hftrain.callbacks.flow import DefaultFlowCallback
 from hftrain.callbacks.handler import CallbackHandler
 from hftrain.callbacks.progress import PrinterCallback
-from hftrain.errors import CallbackError, CheckpointError, ConfigurationError, TrainingInterrupted, UnsafeCheckpointError
+from hftrain.errors import (
+    CallbackError,
+    CheckpointError,
+    ConfigurationError,
+    TrainingInterrupted,
+    UnsafeCheckpointError,
+)
 from hftrain.types.callback import TrainerCallback
 from hftrain.types.choices import Event
 from hftrain.types.control import ExportableState, TrainerControl
