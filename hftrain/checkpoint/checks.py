@@ -108,9 +108,13 @@ def check_scaler(state: Any) -> dict[str, Any]:
     """Return the state of a loss scaler: finite numbers, or tables of them by name."""
     if not isinstance(state, dict) or not all(_is_finite(it) or _is_table(it) for it in state.values()):
         raise TornCheckpointError(f"The checkpoint's loss scale is no table of finite numbers: {str(state)[:200]}.")
-    if not is_count(state.get("_growth_tracker", 0)) or not state.get("scale", 1) > 0:
+    if not is_count(state.get("_growth_tracker", 0)) or not _is_positive(state.get("scale", 1)):
         raise TornCheckpointError(f"The checkpoint's loss scale is none: {str(state)[:200]}.")
     return state
+
+
+def _is_positive(value: Any) -> bool:
+    return not isinstance(value, Mapping) and bool(value > 0)
 
 
 def _is_table(value: Any) -> bool:
@@ -136,7 +140,7 @@ def check_scheduler(state: Any, scheduler: Any) -> dict[str, Any]:
             )
         if key in _COUNTERS and not is_count(value) and value != -1:
             raise TornCheckpointError(f"The checkpoint's schedule has {key}={str(value)[:80]}, which is no count.")
-    for saved_function, function in zip(state.get("lr_lambdas", ()), live.get("lr_lambdas", ()), strict=False):
+    for saved_function, function in zip(state.get("lr_lambdas") or (), live.get("lr_lambdas", ()), strict=False):
         if not set(saved_function or ()) <= set(function or ()):  # torch puts what is there onto the function
             raise UnsafeCheckpointError("The checkpoint's schedule has attributes for a function that has none.")
     inner, saved = getattr(scheduler, "_schedulers", ()), state.get("_schedulers", ())

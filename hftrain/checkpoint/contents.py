@@ -229,9 +229,8 @@ def scheduler_part(scheduler: Stateful) -> Part:
 
 def load_scheduler(part: Part, scheduler: Stateful) -> None:
     """Load what :func:`scheduler_part` made. Raises CheckpointError if it is of another kind of scheduler."""
-    state = check_scheduler(tree_of(part), scheduler)
     with named_errors("schedule"):
-        scheduler.load_state_dict(state)
+        scheduler.load_state_dict(check_scheduler(tree_of(part), scheduler))
 
 
 def scaler_part(state: Mapping[str, Any]) -> Part:
