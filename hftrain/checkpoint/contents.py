@@ -183,7 +183,8 @@ def load_optimizer(part: Part, optimizer: Optimizer, names: Mapping[Tensor, str]
         settings = group_of[ordered[indices[0]]] if indices else group
         kept = {"param_names": group["param_names"]} if "param_names" in group else {}
         check_group(settings, group)
-        groups.append({**settings, **kept, "params": indices})
+        # A setting that the file lacks, of a later version of torch or left out by hand, stays as it is.
+        groups.append({**group, **settings, **kept, "params": indices})
     state = {index_of[name]: value for name, value in saved["state"].items()}
     for index, (number, place, parameter) in enumerate(_places(optimizer.param_groups)):
         where = f"parameter {place} of group {number}"
