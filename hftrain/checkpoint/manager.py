@@ -18,7 +18,15 @@ from hftrain.checkpoint.catalog import CheckpointFolder, Status, Verification, i
 from hftrain.checkpoint.contents import Part
 from hftrain.checkpoint.foreign import open_any
 from hftrain.checkpoint.formats import parse_size
-from hftrain.checkpoint.layout import FileRecord, Manifest, checked_path, checkpoint_name, parse_time, utc_text
+from hftrain.checkpoint.layout import (
+    PROTECTED,
+    FileRecord,
+    Manifest,
+    checked_path,
+    checkpoint_name,
+    parse_time,
+    utc_text,
+)
 from hftrain.checkpoint.reader import CheckpointReader
 from hftrain.checkpoint.resume import ResumeFinder
 from hftrain.checkpoint.retention import Candidate, Policy, limit, named, surplus
@@ -233,8 +241,13 @@ class CheckpointManager:
             policies = self._policies(candidates, best=best_name, at_end=at_end)
             going += [candidate.name for candidate in surplus(candidates, policies)]
         for name in going:
-            if self._open_save is None or name != name_of(self._open_save.folder):
+            is_open = self._open_save is not None and name == name_of(self._open_save.folder)
+            if not is_open and not self._is_protected(name):
                 self._remove(name)
+
+    def _is_protected(self, name: str) -> bool:
+        """Whether a user asked that it stays; looked at anew, for that may have been a moment ago."""
+        return any(entry.name == PROTECTED for entry in self._storage.list(join(self.output_dir, name)))
 
     def _policies(self, candidates: Sequence[Candidate], *, best: str | None, at_end: bool) -> list[Policy]:
         kept = {self._newest} if self._newest and not at_end else set()

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from hftrain.checkpoint.contents import rng_part
+from hftrain.checkpoint.examine import protect
 from hftrain.checkpoint.reader import read_model
 from hftrain.checkpoint.storage import LocalStorage, Written
 from hftrain.errors import CheckpointError, TornCheckpointError
@@ -268,3 +269,15 @@ def test_saving_says_nothing_when_all_is_well(tmp_path: Path, caplog: pytest.Log
     caplog.set_level(logging.INFO)
     save(manager(tmp_path), 1)
     assert caplog.text == ""
+
+
+def test_a_checkpoint_that_is_protected_while_the_run_goes_on_is_not_deleted(tmp_path: Path) -> None:
+    checkpoints = manager(tmp_path, save_total_limit=1)
+    kept = save(checkpoints, 1)
+    protect(kept)
+    save(checkpoints, 2)
+    save(checkpoints, 3)
+    assert [known.step for known in checkpoints.committed()] == [1, 3]
+    protect(kept, is_protected=False)
+    save(checkpoints, 4)
+    assert [known.step for known in checkpoints.committed()] == [4]
