@@ -68,9 +68,7 @@ REFUSED: Mapping[str, Row] = {
     "report_to": Row("Set report_to='none', and log from a callback's on_log.", unset=([],)),
     "ray_scope": Row("Leave it out; only a search with Ray reads it.", unset=(None,)),
     # our own
-    "save_minutes": Row("Set save_steps."),
     "save_keep_every_steps": Row("Set save_total_limit=None to keep all checkpoints."),
-    "deadline_minutes": Row("Set max_steps."),
     "tracker_errors": Row("Leave it out; there are no trackers."),
     "tracker_close_s": Row("Leave it out; there are no trackers."),
     "report": Row("Leave it out."),

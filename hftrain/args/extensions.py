@@ -16,9 +16,11 @@ class ExtensionArguments:
     save_async: bool | None = argument(
         None, "Write checkpoints while training goes on; None: if nothing watches the save and there is memory for it."
     )
-    save_minutes: float | None = argument(None, "Minutes between two checkpoints.")
+    save_minutes: float | None = argument(None, "Minutes from one checkpoint to the next, beside save_strategy.")
     save_keep_every_steps: int | None = argument(None, "Keep every checkpoint whose step is a multiple of this.")
-    deadline_minutes: float | None = argument(None, "Minutes after which the run saves and stops.")
+    deadline_minutes: float | None = argument(
+        None, "Minutes after which `train` saves and ends the process with exit code 75."
+    )
     tracker_errors: str = argument("warn", "What an outage of a tracker does: 'warn' or 'raise'.")
     tracker_close_s: float = argument(60.0, "Seconds that the end of a run waits for trackers.")
     report: str | None = argument(None, "Write a report of the run: 'html'.")

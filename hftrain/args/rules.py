@@ -75,6 +75,8 @@ RANGES: Mapping[str, Range] = {
     "ddp_bucket_cap_mb": Range(1),
     "dataloader_num_workers": Range(0),
     "dataloader_prefetch_factor": Range(1),
+    "save_minutes": Range(0),
+    "deadline_minutes": Range(0),
 }
 
 RULES: list[tuple[tuple[str, ...], Rule]] = []

@@ -70,6 +70,17 @@ def _is_position(value: Any) -> bool:
     return isinstance(value, dict) and all(map(is_count, value.values()))
 
 
+def _is_unfinished(value: Any) -> bool:
+    """What is left of the step that a run was stopped in."""
+    if not isinstance(value, dict):
+        return False
+    counts = [value.get(name, 0) for name in ("done", "of")]
+    flags = [value.get(name, False) for name in ("is_drawn", "evaluate", "save", "stop_epoch", "stop_training")]
+    events = (None, "on_step_end", "on_epoch_end")
+    is_right = all(map(is_count, counts)) and all(isinstance(flag, bool) for flag in flags)
+    return is_right and value.get("event") in events and (counts[0] < counts[1] or counts == [0, 0])
+
+
 def _is_number(value: Any) -> bool:
     """A loss or a weight; ``data.json`` has words for what JSON lacks."""
     if isinstance(value, str):
@@ -128,6 +139,7 @@ def _is_size(value: Any) -> bool:
 _RULES: Mapping[str, Mapping[str, Rule]] = {
     "data": {
         "position": _is_position,
+        "unfinished": _is_unfinished,
         "order": _or_none(_is_order),
         "windows": _are_windows,
         "seed": _or_none(is_count),

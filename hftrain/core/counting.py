@@ -43,6 +43,11 @@ class ObservedSource:
         """Whether ``num_batches`` can be relied on."""
         return self._source.exact_length
 
+    @property
+    def deals_evenly(self) -> bool:
+        """Whether all ranks are known to have equally many batches."""
+        return self._source.deals_evenly
+
     def open(self, epoch: int, *, samples_done: int = 0, batches_done: int = 0) -> Iterator[Any]:
         """Start an epoch; batches that were consumed before are not observed again."""
         return self._observed(self._source.open(epoch, samples_done=samples_done, batches_done=batches_done))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hftrain.core.batches import batch_size, describe_batch, first_batch_errors
+from hftrain.core.interrupts import Interrupts
 from hftrain.core.meters import Meters
 from hftrain.core.metrics import Output, has_answers, plain_metrics
 from hftrain.core.ports import Engine, EpochSource, EventSink
@@ -62,19 +63,25 @@ class Evaluator:
     Args:
         engine: where it runs.
         events: told after each batch.
+        interrupts: what is asked of the training run that this is part of.
     """
 
-    def __init__(self, *, engine: Engine, events: EventSink) -> None:
+    def __init__(self, *, engine: Engine, events: EventSink, interrupts: Interrupts | None = None) -> None:
         self._engine = engine
         self._events = events
+        self._interrupts = interrupts or Interrupts()
 
     def run(self, source: EpochSource, step: Step, sinks: Sequence[Sink] = ()) -> Outcome:
         """Return what the sinks computed, and the mean loss. All ranks must call this.
 
         A batch's loss counts as often as the batch has samples, unless the step gives a "loss_weight". The mean is
         read from the device once, at the end.
+
+        Raises:
+            StopAsked: the training run is to stop, and the evaluation will be run again.
         """
-        losses, samples, batches = _Losses(), 0, 0
+        losses, samples, batches, interrupts = _Losses(), 0, 0, self._interrupts
+        interrupts.begin_evaluation()
         for batch, is_last in _with_last(source.open(0)):
             known = source.num_real(batches)
             size = batch_size(batch) if known is None else known
@@ -87,6 +94,7 @@ class Evaluator:
             samples, batches = samples + size, batches + 1
             del output, loss  # so that the next batch's outputs need not lie beside these
             self._events.emit(Event.PREDICTION_STEP)
+            interrupts.after_evaluation_batch(is_shared=source.deals_evenly)
         metrics: dict[str, Any] = {}
         for sink in sinks:
             metrics.update(sink.compute())

@@ -95,6 +95,10 @@ class EpochSource(Protocol):
     def exact_length(self) -> bool:
         """Whether `num_batches` can be relied on, so that a window of batches need not be drawn ahead."""
 
+    @property
+    def deals_evenly(self) -> bool:
+        """Whether all ranks are known to have equally many batches."""
+
     def open(self, epoch: int, *, samples_done: int = 0, batches_done: int = 0) -> Iterator[Any]:
         """Start epoch ``epoch`` behind what was consumed already."""
 

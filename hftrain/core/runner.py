@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain, islice
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hftrain.core.drawing import Draw, StepDrawer
+from hftrain.core.endings import StepEnds
 from hftrain.core.horizon import Horizon
+from hftrain.core.interrupts import Interrupts, OpenStep, StopAsked, Unfinished
+from hftrain.core.loop_settings import LoopSettings
 from hftrain.core.meters import LossWindow, Meters
 from hftrain.core.ports import BatchFitter, Engine, EpochSource, EventSink, RunActions, Scheduler, Task
 from hftrain.core.position import Position
@@ -22,43 +24,16 @@ from hftrain.types.state import TrainerState
 
 logger = logging.getLogger(__name__)
 
-_END = object()
-
-Draw = Callable[[Iterator[Any], int], tuple[Sequence[Any], Any]]
-
 # Looking a member up on an Enum costs more than calling a callback that does nothing.
 _STEP_BEGIN, _SUBSTEP_END, _STEP_END = Event.STEP_BEGIN, Event.SUBSTEP_END, Event.STEP_END
 _PRE_OPTIMIZER_STEP, _OPTIMIZER_STEP = Event.PRE_OPTIMIZER_STEP, Event.OPTIMIZER_STEP
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoopSettings:
-    """What the loop needs of the arguments, resolved once.
-
-    Attributes:
-        accumulation_steps: micro-batches of one optimizer step.
-        max_grad_norm: gradients are clipped to this norm; 0 or less switches it off.
-        sync_each_batch: average gradients over the ranks after every micro-batch, not only after the last.
-        eval_on_start: evaluate before the first step.
-        empty_cache_steps: release cached device memory every so many steps; None never.
-        filter_nonfinite_losses: leave NaN and infinite losses out of the logged average.
-        loss_decimals: a row's loss is rounded to so many; None leaves it exact.
-    """
-
-    accumulation_steps: int = 1
-    max_grad_norm: float = 0.0
-    sync_each_batch: bool = False
-    eval_on_start: bool = False
-    empty_cache_steps: int | None = None
-    filter_nonfinite_losses: bool = True
-    loss_decimals: int | None = None
 
 
 class _StepDoesNotFitError(Exception):
     """A step needs more memory than there is; the fitter will make its batches smaller."""
 
 
-class LoopRunner:
+class LoopRunner(StepEnds):
     """Train: draw step groups, step, and react to the flags that the listeners set.
 
     Args:
@@ -82,6 +57,9 @@ class LoopRunner:
         fitter: makes batches smaller when a step runs out of memory; None lets the error end the run.
         read_rate: gives the learning rate for the rows after each update; None: the first group's.
         react: called after each step and epoch; by default `react`, which it may call.
+        interrupts: what is asked of the run from outside; None: nothing ever.
+        unfinished: what a run that was stopped left to do where this one goes on.
+        open_step: the step that it was stopped in.
     """
 
     def __init__(
@@ -106,6 +84,9 @@ class LoopRunner:
         fitter: BatchFitter | None = None,
         read_rate: Callable[[], Tensor | float] | None = None,
         react: Callable[[LoopRunner], None] | None = None,
+        interrupts: Interrupts | None = None,
+        unfinished: Unfinished | None = None,
+        open_step: OpenStep | None = None,
     ) -> None:
         self.task = task
         self.engine = engine
@@ -124,27 +105,55 @@ class LoopRunner:
         self.grad_norm: Tensor | float | None = None
         self.learning_rate: Tensor | float = optimizer.param_groups[0]["lr"]
         self._restore_rng = restore_rng
-        self._draw = draw
         self._fitter = fitter
         self._read_rate = read_rate or (lambda: optimizer.param_groups[0]["lr"])
         self._react = react or LoopRunner.react
+        self._interrupts = interrupts or Interrupts()
+        self._open_step = open_step
+        self._left_by_stopped = unfinished or Unfinished()
+        self.unfinished = Unfinished()
+        """What this run leaves to do, once it was stopped."""
+        self._event_left: Event | None = None
+        self._is_evaluating = False
+        self._num_rows = 0
+        self._drawer = StepDrawer(source, task, self._interrupts.random_states.take, draw)
         self._batches_left: int | None = None
         self._kind_of_step = (0, False)
         self._is_counting: bool | None = None
         self.last_logged_step = self.losses.steps_closed
-        self._ended_early = False
 
     def fit(self) -> None:
-        """Train until the horizon, or until a listener asks to stop. All ranks must call this."""
+        """Train until the horizon, or until a listener asks to stop. All ranks must call this.
+
+        Raises:
+            StopAsked: it was asked to stop in between. What is there then is whole: `unfinished` says what is left.
+        """
         # An exception in an earlier run may have left gradients; and the engine learns which optimizer this run has.
         self.engine.zero_grad(self.optimizer)
+        try:
+            self._fit()
+        except StopAsked:
+            self._make_whole()
+            raise
+
+    def _fit(self) -> None:
         self.events.emit(Event.TRAIN_BEGIN)
+        self._interrupts.check()
         if self.settings.eval_on_start:
+            self._interrupts.arm()
             self.actions.evaluate(skip_scheduler=True)
-        while self.position.epoch < self.horizon.num_train_epochs and self.state.global_step < self.horizon.max_steps:
+            self._interrupts.disarm()
+        if self._left_by_stopped:
+            self._do_what_was_left()
+        while self._has_more():
             self._run_epoch()
             if self.control.should_training_stop:
                 break
+
+    def _has_more(self) -> bool:
+        if self.control.should_training_stop:
+            return False
+        return self.position.epoch < self.horizon.num_train_epochs and self.state.global_step < self.horizon.max_steps
 
     def train_loss(self) -> float:
         """Return the mean loss over all steps since step 0. All ranks must call this, after `fit`."""
@@ -156,20 +165,17 @@ class LoopRunner:
     def _run_epoch(self) -> None:
         position = self.position
         # At an epoch's start the loader's own draw from the generator is still to come; later it is behind us.
-        if position.batches == 0:
+        if position.batches == 0 and self._open_step is None:
             self._put_back_rng()
         self.events.emit(Event.EPOCH_BEGIN)
         if self._fitter is not None:
             self._fitter.begin_epoch()
         if self._train_on_what_fits():
             position.next_epoch()
-        self.events.emit(Event.EPOCH_END)
-        self._react(self)
+        self._end(Event.EPOCH_END)
 
     def _train_on_what_fits(self) -> bool:
-        done = self.position
-        batches = self.source.open(done.epoch, samples_done=done.samples, batches_done=done.batches)
-        self._put_back_rng()
+        batches = self._opened()
         while True:
             try:
                 return self._train_on(batches)
@@ -177,6 +183,21 @@ class LoopRunner:
                 del batches  # with its workers; and go on outside the handler, whose error has the step's memory
             assert self._fitter is not None  # the error is raised only with one
             batches = self._fitter.reopen(self)
+
+    def _opened(self) -> Iterator[Any]:
+        done, step = self.position, self._open_step
+        skipped = 0 if step is None else step.num_skipped
+        with self._interrupts.at_once(if_=done.batches + skipped > 0):  # batches may be loaded to be thrown away
+            batches = self.source.open(
+                done.epoch,
+                samples_done=done.samples + skipped * (self.source.global_batch_size or 0),
+                batches_done=done.batches + skipped,
+            )
+        if step is not None and step.is_drawn:
+            step.rewind_rng()  # its micro-batches are drawn once more
+        else:
+            self._put_back_rng()
+        return batches
 
     def _train_on(self, batches: Iterator[Any]) -> bool:
         """Step through an epoch's batches; return whether the epoch is over, or the run ended inside it."""
@@ -189,7 +210,7 @@ class LoopRunner:
             self.position.batches = self.source.num_batches - self._batches_left
         for group, num_batches, num_items in self._groups(batches):
             if self._run_step(group, num_batches, num_items):
-                self._react(self)
+                self._end(_STEP_END)
             if self._ends_epoch():
                 return self.control.should_epoch_stop or self._batches_left == 0
         if self.state.global_step == step_before and starts_whole:
@@ -208,10 +229,10 @@ class LoopRunner:
         is_over = self.state.global_step >= self.horizon.max_steps
         return control.should_epoch_stop or control.should_training_stop or is_over
 
-    def _put_back_rng(self) -> None:
-        if self._restore_rng is not None:
-            self._restore_rng()
-            self._restore_rng = None
+    @property
+    def drawn_from(self) -> Any:
+        """The random state that the step's micro-batches were drawn from, where they were drawn at once."""
+        return self._drawer.drawn_from
 
     def _groups(self, batches: Iterator[Any]) -> Iterator[tuple[Iterable[Any], int, Any]]:
         """Yield (micro-batches of one step, how many, the count of their items if it is known already)."""
@@ -220,40 +241,12 @@ class LoopRunner:
             wanted = accumulation if self._batches_left is None else min(accumulation, self._batches_left)
             if wanted <= 0:
                 return
-            group, num_batches, num_items = self._drawn(batches, wanted)
+            skipped = 0 if self._open_step is None else self._open_step.num_skipped
+            group, num_batches, num_items = self._drawer.draw(batches, wanted - skipped)
             if not num_batches:
-                self._warn_ended_early(self.source.num_batches)
+                self._drawer.warn_ended_early(self.source.num_batches, self.position.batches)
                 return
-            yield group, num_batches, num_items
-
-    def _drawn(self, batches: Iterator[Any], wanted: int) -> tuple[Iterable[Any], int, Any]:
-        """Draw a step's micro-batches: lazily where the length is known and nothing is counted, else as a list.
-
-        The first batch is drawn before the step begins, the others inside it: nothing is held or drawn ahead, so a
-        checkpoint between steps sees the random state of exactly the batches that were used.
-        """
-        if self._draw is not None:
-            group, num_items = self._draw(batches, wanted)
-            return group, len(group), num_items
-        first = next(batches, _END)
-        if first is _END:
-            return (), 0, None
-        if wanted == 1:
-            return (first,), 1, None
-        if self.source.exact_length and not self.task.counts_items:
-            return chain((first,), islice(batches, wanted - 1)), wanted, None
-        group = [first, *islice(batches, wanted - 1)]
-        return group, len(group), None
-
-    def _warn_ended_early(self, total: int | None) -> None:
-        if total is not None and not self._ended_early:
-            self._ended_early = True
-            logger.warning(
-                "The training loader says it has %d batches and ended after %d. Its __len__ should tell the truth: "
-                "steps, epochs and schedule are computed from it.",
-                total,
-                self.position.batches,
-            )
+            yield group, num_batches + skipped, num_items
 
     # ---- one step ---------------------------------------------------------------------------------
 
@@ -270,6 +263,8 @@ class LoopRunner:
         if kind != self._kind_of_step:
             task.begin_step(num_batches, is_counted=num_items is not None)
             self._kind_of_step = kind
+        if self._open_step is not None:
+            group = self._reentered(self._open_step, group)
         accumulate = self._accumulate if self._fitter is None else self._accumulate_if_it_fits
         if not accumulate(group, num_batches, num_items):
             return self._abandon_step()
@@ -284,13 +279,20 @@ class LoopRunner:
         # Also after a skipped step, or its infinities stay in every later sum.
         engine.zero_grad(self.optimizer)
         self._advance(num_batches)
-        emit(_STEP_END)
         return True
+
+    def _reentered(self, step: OpenStep, group: Iterable[Any]) -> Iterable[Any]:
+        """Go back into the step that the run was stopped in; return the micro-batches that are left of it."""
+        step.put_gradients()
+        self._put_back_rng()
+        return tuple(group)[step.done :] if step.is_drawn else group
 
     def _accumulate(self, group: Iterable[Any], num_batches: int, num_items: Any) -> bool:
         """Run forward and backward of every micro-batch; return whether none was left out."""
         engine, losses, control, left = self.engine, self.losses.shares, self.control, num_batches
-        forward_backward = self.task.forward_backward
+        forward_backward, interrupts = self.task.forward_backward, self._interrupts
+        if self._open_step is not None:
+            left, self._open_step = num_batches - self._open_step.done, None
         for batch in group:
             left -= 1
             if num_batches > 1:
@@ -300,6 +302,10 @@ class LoopRunner:
                 self.events.emit(_SUBSTEP_END)
                 if control.should_epoch_stop or control.should_training_stop:
                     return False
+                if interrupts.after_micro_batch():
+                    is_drawn = isinstance(group, Sequence)
+                    self.unfinished = Unfinished(done=num_batches - left, of=num_batches, is_drawn=is_drawn)
+                    interrupts.check()
         return True
 
     def _accumulate_if_it_fits(self, group: Iterable[Any], num_batches: int, num_items: Any) -> bool:
@@ -356,37 +362,3 @@ class LoopRunner:
         every = self.settings.empty_cache_steps
         if every is not None and state.global_step % every == 0:
             self.engine.empty_cache()
-
-    # ---- reacting to flags ------------------------------------------------------------------------
-
-    def react(self) -> None:
-        """Log, evaluate and save, each if its flag is set."""
-        control = self.control
-        if control.should_log and self.state.global_step > self.last_logged_step:
-            self.actions.log(self._training_row())
-        if control.should_evaluate:
-            self.actions.evaluate()
-        if control.should_save:
-            self.actions.save()
-
-    def skip_row(self) -> None:
-        """End the logging window here: somebody else has logged it. All ranks must call this."""
-        self._training_row()
-
-    def _training_row(self) -> dict[str, float]:
-        """Make the row of the window that ends here: this is where device values are read."""
-        loss, decimals = self.losses.close(self.state.global_step, self._mean_over_ranks), self.settings.loss_decimals
-        row = {"loss": loss if decimals is None else round(loss, decimals)}
-        if self.grad_norm is not None:
-            row["grad_norm"] = float(self.grad_norm)
-        row["learning_rate"] = float(self.learning_rate)
-        if self.meters is not None:
-            row.update(self.meters.close(self.engine.gather_object))
-        self.last_logged_step = self.state.global_step
-        return row
-
-    def _mean_over_ranks(self, value: float) -> float:
-        if self.engine.world_size == 1:
-            return value
-        total = self.engine.reduce_sum(torch.tensor(value, dtype=torch.float64, device=self.engine.device))
-        return float(total) / self.engine.world_size

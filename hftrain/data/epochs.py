@@ -14,6 +14,7 @@ from hftrain.data.dealt import DealtSampler
 from hftrain.data.dispatch import DispatchingLoader
 from hftrain.data.iterables import FillerBatch, FillerCollate, IterableShard, start_epoch
 from hftrain.data.samplers import EpochBatchSampler, EvalBatchSampler
+from hftrain.data.workers import keep_workers_from_signals
 from hftrain.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -44,10 +45,12 @@ class EpochLoader:
         num_samples: of a whole epoch over all ranks; None when unknown.
         global_batch_size: samples that all ranks together take per batch; None when unknown.
         exact_length: whether ``num_batches`` can be relied on: the sampler is ours.
+        deals_evenly: whether all ranks are known to have equally many batches: we deal them.
     """
 
     def __init__(self, loader: Iterable[Any], *, seed: int = 0) -> None:
         self.loader = loader
+        keep_workers_from_signals(loader)
         self.seed = seed
         self._dealer = dealer_of(loader)
         self._dispatcher = loader if isinstance(loader, DispatchingLoader) else None
@@ -56,6 +59,7 @@ class EpochLoader:
         self.num_samples = num_samples_of(loader)
         self.global_batch_size = _global_batch_size(loader, self._dealer, self._spread)
         self.exact_length = isinstance(self._dealer, EpochBatchSampler)
+        self.deals_evenly = self._dealer is not None or self._dispatcher is not None
         self._order: dict[str, Any] | None = None
         self._fillers: set[int] = set()
         self._has_given = False

@@ -94,6 +94,8 @@ class TrainerActions:
         trainer = self._trainer
         settle_counts(trainer)
         settle(trainer, wait=True)
+        if trainer._interrupts is not None:
+            trainer._interrupts.note_save(trainer.state.global_step)
         with in_background_if_wanted(trainer):
             trainer._save_checkpoint(trainer.model, trial=None)
         if trainer._checkpoints is not None and trainer._checkpoints.background.is_writing:

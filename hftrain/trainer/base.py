@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hftrain.checkpoint.manager import CheckpointManager
     from hftrain.core.counting import TokenCounter
     from hftrain.core.data import DataModule
+    from hftrain.core.interrupts import Interrupts
     from hftrain.core.runner import LoopRunner
     from hftrain.data.loaders import KeptLoader
     from hftrain.hardware.engine import Engine
@@ -118,6 +119,7 @@ class TrainerBase:
     _runner: LoopRunner | None
     _checkpoints: CheckpointManager | None
     _loaded_checkpoint: str | None
+    _interrupts: Interrupts | None
     _said_why_at_once: bool
     _stages_set_up: set[str]
     _ignore_keys_for_eval: list[str] | None

@@ -85,7 +85,8 @@ def run_loop(
         sinks += [*_streamed(trainer, loss_only=loss_only), collected]
         needs_labels = trainer.compute_metrics is not None and not loss_only and description != PREDICTION
         whole_step = _with_extras(trainer, _with_labels(trainer, step) if needs_labels else step)
-        outcome = Evaluator(engine=engine, events=handler).run(source, _telling_fillers(trainer, whole_step), sinks)
+        evaluator = Evaluator(engine=engine, events=handler, interrupts=trainer._interrupts)
+        outcome = evaluator.run(source, _telling_fillers(trainer, whole_step), sinks)
     return EvalLoopOutput(
         predictions=collected.arrays.get("preds"),
         label_ids=collected.arrays.get("target"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,11 @@ from hftrain.checkpoint.checks import named_errors
 from hftrain.checkpoint.documents import neighbour
 from hftrain.checkpoint.layout import new_run_id
 from hftrain.core.horizon import Horizon
+from hftrain.core.interrupts import Unfinished
+from hftrain.core.loop_settings import LoopSettings
 from hftrain.core.meters import LossWindow, Meters, merged_windows
 from hftrain.core.position import Position
-from hftrain.core.runner import LoopRunner, LoopSettings
+from hftrain.core.runner import LoopRunner
 from hftrain.core.speed import speed_metrics
 from hftrain.core.task import TaskModule
 from hftrain.data.epochs import EpochLoader
@@ -26,6 +28,13 @@ from hftrain.trainer.background import settling, writes_settled
 from hftrain.trainer.batch_size import BatchSizeFitter, accumulation_restored, restore_batch_size
 from hftrain.trainer.counters import observed, settle_counts, tokens_per_second
 from hftrain.trainer.overrides import is_overridden
+from hftrain.trainer.preemption import (
+    interruptible,
+    open_step,
+    saved_when_stopped,
+    unfinished_of,
+    without_open_step,
+)
 from hftrain.trainer.reactions import reactions_of
 from hftrain.trainer.resuming import position_after
 from hftrain.trainer.run_length import horizon_from, horizon_of, training_source
@@ -59,17 +68,19 @@ class Resume:
     order: dict[str, Any] | None
     windows: list[dict[str, Any]]
     shape: dict[str, Any]
+    unfinished: Unfinished
     reader: CheckpointReader
 
 
 def fit(trainer: Trainer, resume_from: bool | str | None) -> TrainOutput:
     """Train as `Trainer.train` promises. All ranks must call this."""
-    with accumulation_restored(trainer), trainer._memory_tracker.stage("train") as add_memory:
+    memory = trainer._memory_tracker.stage("train")
+    with accumulation_restored(trainer), memory as add_memory, interruptible(trainer) as interrupts:
         resume = _prepare(trainer, resume_from)
         runner = _runner(trainer, resume)
         trainer._runner = runner
         started, first_step = time.time(), trainer.state.global_step
-        with _watched(trainer), writes_settled(trainer):
+        with _watched(trainer), writes_settled(trainer), saved_when_stopped(trainer, runner, interrupts):
             runner.fit()
         return _finish(trainer, runner, started, first_step, add_memory)
 
@@ -118,6 +129,7 @@ def _read(reader: CheckpointReader) -> Resume:
         order=data.get("order"),
         windows=data.get("windows", []),
         shape={name: data[name] for name in RUN_SHAPE if data.get(name) is not None},
+        unfinished=unfinished_of(data),
         reader=reader,
     )
 
@@ -146,6 +158,7 @@ def _runner(trainer: Trainer, resume: Resume | None) -> LoopRunner:
     position = _position(trainer, source, resume)
     horizon = horizon_of(trainer, source)
     if resume is not None and _shape_changed(trainer, resume, settings):
+        _forget_open_step(resume)
         horizon = horizon_from(horizon, source, settings, position, global_step=resume.state.global_step)
     trainer.create_optimizer_and_scheduler(horizon.max_steps)
     trainer.model_wrapped = trainer._wrap_model(trainer.model, training=True, dataloader=source.loader)
@@ -182,6 +195,9 @@ def _runner(trainer: Trainer, resume: Resume | None) -> LoopRunner:
         draw=adapter.draw_step if task is None and adapter.draws_steps else None,
         fitter=BatchSizeFitter(trainer) if trainer.args.auto_find_batch_size else None,
         react=settling(trainer, reactions_of(trainer)),
+        interrupts=trainer._interrupts,
+        unfinished=resume.unfinished if resume is not None else None,
+        open_step=open_step(trainer, resume.unfinished, resume.reader) if resume is not None else None,
         read_rate=trainer._get_learning_rate if is_overridden(type(trainer), "_get_learning_rate") else None,
     )
 
@@ -199,8 +215,15 @@ def _position(trainer: Trainer, source: EpochLoader, resume: Resume | None) -> P
     )
     if not trainer.args.ignore_data_skip:
         return done
+    _forget_open_step(resume)
     is_over = source.remaining(samples_done=done.samples, batches_done=done.batches) == 0
     return Position(epoch=done.epoch + is_over)
+
+
+def _forget_open_step(resume: Resume) -> None:
+    """Begin anew the step that the run was stopped in: its micro-batches would be others now."""
+    resume.windows = without_open_step(resume.windows, resume.unfinished.done)
+    resume.unfinished = replace(resume.unfinished, done=0, of=0)
 
 
 def _windows(trainer: Trainer, resume: Resume | None, settings: LoopSettings) -> tuple[LossWindow, Meters]:

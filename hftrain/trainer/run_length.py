@@ -14,8 +14,8 @@ from hftrain.trainer.settings import data_seed, loop_settings
 
 if TYPE_CHECKING:
     from hftrain.args.training import TrainingArguments
+    from hftrain.core.loop_settings import LoopSettings
     from hftrain.core.position import Position
-    from hftrain.core.runner import LoopSettings
     from hftrain.trainer.trainer import Trainer
 
 

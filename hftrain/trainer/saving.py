@@ -16,6 +16,7 @@ from hftrain.checkpoint.layout import checkpoint_name
 from hftrain.checkpoint.storage import join, storage_for
 from hftrain.checkpoint.writer import write_folder
 from hftrain.trainer.background import settle
+from hftrain.trainer.preemption import stopped_parts
 from hftrain.trainer.settings import data_seed
 from hftrain.types.state import TrainerState, export_states
 
@@ -62,7 +63,9 @@ def progress_parts(trainer: SaveMethods, data: dict[str, Any]) -> list[Part]:
     """Return how far the run is: its name, its data and its state."""
     run = {"run_id": trainer.run_id, "run_name": trainer.args.run_name, "hftrain": __version__}
     parts = [document_part("run", run), document_part("trainer_state", asdict(trainer.state))]
-    return parts if trainer.args.save_only_model else [*parts, document_part("data", data)]
+    if trainer.args.save_only_model:
+        return parts
+    return [*parts, document_part("data", data), *stopped_parts(trainer)]
 
 
 def arguments_part(args: TrainingArguments) -> Part:
@@ -76,6 +79,7 @@ def data_document(trainer: SaveMethods) -> dict[str, Any]:
     assert runner is not None  # set for the duration of train
     return {
         "position": runner.position.to_dict(),
+        **({"unfinished": runner.unfinished.to_dict()} if runner.unfinished else {}),
         "order": runner.source.order(),
         # One window a rank: each has its own losses until they are averaged for a row.
         "windows": engine.gather_object(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hftrain.args.accelerator import AcceleratorConfig
 from hftrain.args.environment import accelerator_of
-from hftrain.core.runner import LoopSettings
+from hftrain.core.loop_settings import LoopSettings
 from hftrain.data.settings import LoaderSettings
 from hftrain.errors import ConfigurationError
 from hftrain.hardware.engine import EngineSettings, VendorName

@@ -131,7 +131,7 @@ class Trainer(LaterMethods):
         self._stages_set_up, self._kept_loaders = set(), {}
         self.run_id = self.hp_name = self.hub_model_id = self._signature_columns = None
         self.model_preparation_time = self.jit_compilation_time = self._ignore_keys_for_eval = None
-        self._past = self._token_counter = None
+        self._past = self._token_counter = self._interrupts = None
         self.is_in_train = self._created_lr_scheduler = self._said_why_at_once = False
         self.current_flos = 0.0
         self._train_batch_size = self.args.train_batch_size

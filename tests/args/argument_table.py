@@ -175,9 +175,7 @@ REFUSED_EXAMPLES: dict[str, object] = {
     "use_liger_kernel": True,
     "liger_kernel_config": {"rope": True},
     # hftrain's own
-    "save_minutes": 10,
     "save_keep_every_steps": 1000,
-    "deadline_minutes": 60,
     "tracker_errors": "raise",
     "tracker_close_s": 5,
     "report": "html",

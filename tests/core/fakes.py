@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from hftrain.core.horizon import compute_horizon
-from hftrain.core.runner import LoopRunner, LoopSettings
+from hftrain.core.loop_settings import LoopSettings
+from hftrain.core.runner import LoopRunner
 from hftrain.core.task import TaskModule
 from hftrain.data.epochs import EpochLoader
 from hftrain.data.loaders import train_loader
