@@ -153,7 +153,10 @@ def _notes(reader: CheckpointReader) -> list[str]:
         notes.append("It has no optimizer (save_only_model): transformers goes on with a new one.")
     if any(name.startswith("grads-") for name in reader.files):
         notes.append("It was saved inside an accumulation window: transformers begins that window again.")
-    if reader.has_file("data.json") and not _is_found_by_steps(reader.fields("data"), reader.step):
+    data = reader.fields("data") if reader.has_file("data.json") else {}
+    if (data.get("unfinished") or {}).get("evaluate"):
+        notes.append("It was saved inside an evaluation: transformers does not run that one again.")
+    if data and not _is_found_by_steps(data, reader.step):
         notes.append(
             "Its steps were not all of one size (another batch size, accumulation or number of processes, or data that "
             "was not skipped): transformers, which finds its place in the data by counting steps, begins elsewhere."

@@ -174,10 +174,11 @@ def test_a_sharded_model_stays_sharded(tmp_path: Path) -> None:
     [
         ([], "no optimizer"),
         ([Part(name="grads", tensors={"w": torch.ones(1)}, per_rank=True)], "inside an accumulation window"),
+        ([document_part("data", {"unfinished": {"evaluate": True}})], "inside an evaluation"),
         ([files_part("own", {"extra.pt": b"any", "a/training_args.bin": b"any"})], "a/training_args.bin, extra.pt"),
         ([rng_part({**rng_state(), "mps": torch.zeros(1)})], "mps"),
     ],
-    ids=["weights only", "gradients", "pickles", "mps"],
+    ids=["weights only", "gradients", "evaluation", "pickles", "mps"],
 )
 def test_what_the_reference_will_miss_is_said_and_not_copied(more: list[Part], note: str, tmp_path: Path) -> None:
     result = export_to_transformers(saved(tmp_path, [*parts(), *more]), str(tmp_path / "exported"))
