@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -181,6 +181,14 @@ class Interrupts:
         """Raise `StopAsked` if somebody asked the run to stop and this process need not agree with others."""
         if self._is_stopping():
             raise StopAsked(self.code or 0)
+
+    def check_together(self, gather: Callable[[Any], list[Any]]) -> None:
+        """Raise `StopAsked` on all ranks if one was asked. All ranks must call this, where nobody waits for them."""
+        self.check()
+
+    def heard(self) -> AbstractContextManager[None]:
+        """Hear what other processes are asked while this is open."""
+        return nullcontext()
 
     def _is_stopping(self) -> bool:
         if self.code is None and self._deadline is not None and self._clock() >= self._deadline:

@@ -50,8 +50,8 @@ class StoreNotes:
     A store's connection serves one call at a time, and one that waits holds it: so nothing here waits.
     """
 
-    def __init__(self, store: Any) -> None:
-        self._store = dist.distributed_c10d.PrefixStore("hftrain", store)
+    def __init__(self, store: Any, prefix: str = "") -> None:
+        self._store = dist.distributed_c10d.PrefixStore(f"hftrain/{prefix}", store)
 
     def put(self, name: str, text: str) -> None:
         """Leave a note."""
@@ -69,10 +69,13 @@ class StoreNotes:
         self._store.delete_key(name)
 
 
-def notes_of_run(world_size: int) -> Notes | None:
-    """Return the notes of this process's run; None for several processes without a process group."""
+def notes_of_run(world_size: int, prefix: str = "") -> Notes | None:
+    """Return the notes of this process's run; None for several processes without a process group.
+
+    ``prefix`` keeps their names apart from those of others.
+    """
     if world_size == 1:
         return OwnNotes()
     if not dist.is_available() or not dist.is_initialized():
         return None
-    return StoreNotes(dist.distributed_c10d._get_default_store())
+    return StoreNotes(dist.distributed_c10d._get_default_store(), prefix)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from hftrain.checkpoint import gradients
 from hftrain.checkpoint.contents import Part
+from hftrain.core.agreement import SharedInterrupts
 from hftrain.core.interrupts import DEADLINE_CODE, Interrupts, OpenStep, RandomStates, StopAsked, Unfinished
 from hftrain.errors import TrainingInterrupted
+from hftrain.hardware.notes import OwnNotes, notes_of_run
 from hftrain.hardware.seeding import rng_state, set_rng_state
 from hftrain.trainer.adapters import TrainerActions
 
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     from hftrain.args.training import TrainingArguments
     from hftrain.checkpoint.reader import CheckpointReader
     from hftrain.core.runner import LoopRunner
+    from hftrain.hardware.engine import Engine
     from hftrain.trainer.save_methods import SaveMethods
     from hftrain.trainer.trainer import Trainer
 
@@ -39,25 +43,31 @@ def interruptible(trainer: Trainer) -> Iterator[Interrupts]:
     Raises:
         TrainingInterrupted: it was; what there was to save is committed.
     """
-    interrupts = trainer._interrupts = new_interrupts(trainer.args)
-    interrupts.stops_at_once = True  # until there is something to save
+    engine = trainer._running_engine()
+    interrupts = trainer._interrupts = new_interrupts(trainer.args, engine)
+    interrupts.stops_at_once = interrupts.stops_in_steps  # until there is something to save
     try:
-        with _signals_heard(interrupts):
+        with _signals_heard(interrupts), interrupts.heard():
             yield interrupts
-            interrupts.check()
+            interrupts.check_together(engine.gather_object)
     except StopAsked as stop:
         raise TrainingInterrupted(stop.code) from None
     finally:
         trainer._interrupts = None
 
 
-def new_interrupts(args: TrainingArguments) -> Interrupts:
-    """Return what hears for this run."""
-    return Interrupts(
-        save_s=None if args.save_minutes is None else args.save_minutes * 60,
-        deadline_s=None if args.deadline_minutes is None else args.deadline_minutes * 60,
-        random_states=RandomStates(take=rng_state, put=set_rng_state),
-    )
+def new_interrupts(args: TrainingArguments, engine: Engine) -> Interrupts:
+    """Return what hears for this run. All ranks must call this."""
+    settings: dict[str, Any] = {
+        "save_s": None if args.save_minutes is None else args.save_minutes * 60,
+        "deadline_s": None if args.deadline_minutes is None else args.deadline_minutes * 60,
+        "random_states": RandomStates(take=rng_state, put=set_rng_state),
+    }
+    if engine.world_size == 1:
+        return Interrupts(**settings)
+    name = engine.broadcast_object(secrets.token_hex(8))
+    notes = notes_of_run(engine.world_size, f"interrupts/{name}")
+    return SharedInterrupts(notes or OwnNotes(), rank=engine.process_index, world_size=engine.world_size, **settings)
 
 
 @contextmanager
@@ -115,7 +125,7 @@ def saved_when_stopped(trainer: Trainer, runner: LoopRunner, interrupts: Interru
     interrupts.stops_at_once = False
     try:
         yield
-        interrupts.check()
+        interrupts.check_together(trainer._running_engine().gather_object)
     except StopAsked as stop:
         logger.warning("%s: the run stops at step %d.", _reason(stop.code), trainer.state.global_step)
         if runner.unfinished.done or trainer.state.global_step not in (first_step, interrupts.saved_step):
