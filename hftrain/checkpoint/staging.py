@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,11 +42,11 @@ class HostBuffers:
         """Return copies of a part's tensors; whole when this returns."""
         copied, devices = {}, set()
         for name, tensor in tensors.items():
-            if tensor.layout != torch.strided:
+            if tensor.layout != torch.strided or tensor.is_quantized:
                 copied[name] = tensor  # no file can hold it: that is said where its file is laid out
                 continue
             buffer = self._buffer(f"{part}/{name}", tensor)
-            buffer.copy_(tensor.detach(), non_blocking=tensor.is_cuda)
+            _copy(tensor.detach(), buffer)
             if tensor.is_cuda:
                 devices.add(tensor.device)
             copied[name] = buffer
@@ -106,6 +108,21 @@ class StagedParts:
     def end(self) -> None:
         """Hear that nothing more is added."""
         self._buffers.end()
+
+
+def _copy(tensor: Tensor, buffer: Tensor) -> None:
+    """Copy; from a device it is under way when this returns."""
+    if tensor.device.type != "cpu" or not tensor.is_contiguous() or tensor.is_conj() or tensor.is_neg():
+        buffer.copy_(tensor, non_blocking=tensor.is_cuda)
+        return
+    # One thread fills what the memory can take. Torch's own copy starts its pool for each tensor, and where other
+    # processes have the cores its threads wait for each other: measured, up to twenty times as long.
+    np.copyto(_byte_view(buffer), _byte_view(tensor))
+
+
+def _byte_view(tensor: Tensor) -> Any:
+    """The memory of a contiguous CPU tensor as an array of bytes, not a copy."""
+    return tensor.reshape(-1).view(torch.uint8).numpy()
 
 
 def refuse_taken(name: str, taken: Collection[str]) -> None:
