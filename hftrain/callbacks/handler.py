@@ -337,7 +337,7 @@ def _adopt(answer: Any, control: TrainerControl, where: str) -> None:
 
 
 def _restored(kind: Any, state: Mapping[str, Any]) -> Any:
-    for name in state["attributes"]:
+    for name in state.get("attributes", ()):
         if name.startswith("__") or callable(getattr(kind, name, None)):
             raise UnsafeCheckpointError(f"The checkpoint's state of {kind.__name__} would replace its {name!r}.")
     return kind.from_state(state)

@@ -34,12 +34,12 @@ def _is_text(value: object) -> bool:
 
 
 def _is_states(value: object) -> bool:
-    """Class name -> its state, or a list of them; each has ``args`` and ``attributes``."""
+    """Class name -> its state, or a list of them; what a state holds is its class's affair."""
     if not isinstance(value, dict):
         return False
     states = [one for it in value.values() for one in (it if isinstance(it, list) else [it])]
     names = ("args", "attributes")
-    return all(isinstance(it, dict) and all(isinstance(it.get(name), dict) for name in names) for it in states)
+    return all(isinstance(it, dict) and all(isinstance(it.get(name, {}), dict) for name in names) for it in states)
 
 
 _A_COUNT = (is_count, "a count")
@@ -50,13 +50,13 @@ _TEXT_OR_NONE = (_or_none(_is_text), "a text or null")
 FIELDS: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "epoch": (_or_none(is_amount), "an amount or null"),
     "global_step": _A_COUNT,
-    "max_steps": (lambda value: is_count(value) or value == -1, "a count"),
-    "logging_steps": _AN_AMOUNT,  # old versions kept a share of the run as it was given
+    "max_steps": (lambda value: is_amount(value) or value == -1, "an amount"),
+    "logging_steps": _AN_AMOUNT,  # old versions of the reference kept what was given
     "eval_steps": _AN_AMOUNT,
     "save_steps": _AN_AMOUNT,
     "train_batch_size": (_or_none(is_count), "a count or null"),
-    "num_train_epochs": _A_COUNT,
-    "num_input_tokens_seen": _A_COUNT,
+    "num_train_epochs": _AN_AMOUNT,
+    "num_input_tokens_seen": _AN_AMOUNT,
     "total_flos": _AN_AMOUNT,
     "log_history": (_or_none(_is_rows), "a list of rows"),
     "best_metric": (_or_none(_is_number), "a number or null"),

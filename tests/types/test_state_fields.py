@@ -24,7 +24,7 @@ WRONG: list[tuple[str, Any]] = [
     ("global_step", None),
     ("global_step", 10**400),
     ("max_steps", -2),
-    ("max_steps", 1.5),
+    ("max_steps", math.nan),
     ("epoch", math.inf),
     ("epoch", "0.5"),
     ("total_flos", math.nan),
@@ -64,6 +64,10 @@ def test_what_we_save_is_what_is_read() -> None:
 
 def test_every_field_has_its_rule() -> None:
     assert list(FIELDS) == [field.name for field in fields(TrainerState)]
+
+
+def test_a_state_that_only_its_class_understands_is_left_to_it() -> None:
+    assert wrong_fields({"stateful_callbacks": {"Mine": {"anything": 1}}}) == []
 
 
 def test_unknown_fields_are_left_alone() -> None:
