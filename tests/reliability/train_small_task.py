@@ -1,4 +1,5 @@
-"""The run that test_kill_and_resume.py kills: `python train_small_task.py OUTPUT_DIR`, repeated until it is done.
+"""The run that test_kill_and_resume.py kills: `python train_small_task.py OUTPUT_DIR WHEN`, repeated until it is done.
+WHEN: "now" saves before it goes on, "later" while it does.
 
 Prints `resumed 6` (0 for a fresh start), `step 7` after each optimizer step and before the checkpoint of that step,
 and `done`. After each step it waits for a line on stdin, so that a kill cannot come later than one step after the
@@ -44,7 +45,7 @@ def small_data() -> TensorDataset:
     return TensorDataset(features, features.sin().sum(dim=1))
 
 
-def main(output_dir: str) -> None:
+def main(output_dir: str, when: str) -> None:
     args = TrainingArguments(
         output_dir,
         num_train_epochs=3,
@@ -56,6 +57,7 @@ def main(output_dir: str) -> None:
         warmup_steps=4,
         logging_steps=1,
         save_steps=3,
+        save_async=when == "later",
         save_total_limit=2,
         seed=7,
         use_cpu=True,
@@ -69,4 +71,4 @@ def main(output_dir: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
