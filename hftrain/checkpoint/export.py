@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from hftrain.checkpoint.contents import Part, model_state, tree_of
+from hftrain.checkpoint.checks import check_optimizer
+from hftrain.checkpoint.contents import Part, model_state, rng_of, scaler_state, tree_of
 from hftrain.checkpoint.foreign import OPTIMIZER, WEIGHTS
 from hftrain.checkpoint.layout import INCOMPLETE, TRAINER_STATE, Manifest, dump_json, is_model_file
 from hftrain.checkpoint.reader import CheckpointReader, open_checkpoint
@@ -70,6 +71,7 @@ def export_to_transformers(path: str, folder: str) -> Exported:
     storage = storage_for(folder)
     if storage.list(folder):
         raise ConfigurationError(f"{folder} is not empty. Export into a new folder.")
+    notes = _notes(reader)
     try:
         storage.write(join(folder, INCOMPLETE), [dump_json({"exporting": reader.path})])
         written = _write(reader, reader.manifest, storage, folder)
@@ -78,10 +80,11 @@ def export_to_transformers(path: str, folder: str) -> Exported:
         storage.delete(folder)
         raise
     files = {name: one.num_bytes for name, one in sorted(written.items())}
-    return Exported(folder=folder, files=files, notes=_notes(reader))
+    return Exported(folder=folder, files=files, notes=notes)
 
 
 def _write(reader: CheckpointReader, manifest: Manifest, storage: Storage, folder: str) -> dict[str, Written]:
+    _refuse_strange(reader)
     is_pickled = reader.has_file("model.json")  # states that are no tensors: no safetensors file has a place for them
     copied = [
         name
@@ -100,18 +103,31 @@ def _write(reader: CheckpointReader, manifest: Manifest, storage: Storage, folde
     return written
 
 
+def _refuse_strange(reader: CheckpointReader) -> None:
+    """Raise where a file that will be copied as it is holds something else than its name says."""
+    if reader.has("model"):
+        reader.part("model")
+    for name in reader.files:
+        if name.endswith(".safetensors") and not is_model_file(name) and not _ONLY_OURS.fullmatch(name):
+            reader.tensors(name.removesuffix(".safetensors"))
+    for name in ("trainer_state", "task"):
+        if reader.has(name):
+            reader.fields(name)
+
+
 def _pickles(reader: CheckpointReader, world_size: int) -> dict[str, Callable[[], Any]]:
     """File name -> what makes its content: one at a time is in memory."""
     found: dict[str, Callable[[], Any]] = {}
     if reader.has("optimizer"):
         found[OPTIMIZER] = lambda: _optimizer_state(reader.part("optimizer"))
-    for name in ("scheduler", "scaler"):
-        if reader.has(name):
-            found[f"{name}.pt"] = lambda name=name: tree_of(reader.part(name))  # type: ignore[misc]
+    if reader.has("scheduler"):
+        found["scheduler.pt"] = lambda: dict(tree_of(reader.part("scheduler")))
+    if reader.has("scaler"):
+        found["scaler.pt"] = lambda: scaler_state(reader.part("scaler"))
     for rank in range(world_size):
         if reader.has("rng", rank=rank):
             name = "rng_state.pth" if world_size == 1 else f"rng_state_{rank}.pth"
-            found[name] = lambda rank=rank: _rng_state(tree_of(reader.part("rng", rank=rank)), world_size)  # type: ignore[misc]
+            found[name] = lambda rank=rank: _rng_state(rng_of(reader.part("rng", rank=rank)), world_size)  # type: ignore[misc]
     return found
 
 
@@ -126,7 +142,7 @@ def _made(value: Callable[[], Any], path: str, name: str) -> Any:
 
 def _optimizer_state(part: Part) -> dict[str, Any]:
     """torch's own form: parameters by their place in the groups, as the reference's groups have them too."""
-    saved = unpack(part.tensors, part.document)
+    saved = check_optimizer(unpack(part.tensors, part.document))
     names = [name for group in saved["param_groups"] for name in group["params"]]
     index_of = {name: index for index, name in enumerate(names)}
     groups = [{**group, "params": [index_of[name] for name in group["params"]]} for group in saved["param_groups"]]

@@ -25,6 +25,7 @@ from hftrain.checkpoint.contents import (
     scaler_part,
     scheduler_part,
     tree_of,
+    tree_part,
 )
 from hftrain.checkpoint.export import export_to_transformers
 from hftrain.checkpoint.foreign import open_any
@@ -148,9 +149,11 @@ def test_several_processes_have_a_random_state_each_with_one_for_every_device(tm
 
 
 def test_numbers_of_numpy_become_numbers_that_the_weights_only_unpickler_takes(tmp_path: Path) -> None:
-    path = saved(tmp_path, [*parts(), scaler_part({"scale": np.float64(2.0), "steps": (np.int64(3), {1: 2.5})})])
+    path = saved(
+        tmp_path, [*parts(), tree_part("scheduler", {"best": np.float64(2.0), "steps": (np.int64(3), {1: 2.5})})]
+    )
     export_to_transformers(path, str(tmp_path / "exported"))
-    assert load(tmp_path / "exported/scaler.pt") == {"scale": 2.0, "steps": (3, {1: 2.5})}
+    assert load(tmp_path / "exported/scheduler.pt") == {"best": 2.0, "steps": (3, {1: 2.5})}
 
 
 def test_extra_states_that_are_no_tensors_go_with_the_weights_into_one_file(tmp_path: Path) -> None:
@@ -176,7 +179,7 @@ def test_a_sharded_model_stays_sharded(tmp_path: Path) -> None:
         ([Part(name="grads", tensors={"w": torch.ones(1)}, per_rank=True)], "inside an accumulation window"),
         ([document_part("data", {"unfinished": {"evaluate": True}})], "inside an evaluation"),
         ([files_part("own", {"extra.pt": b"any", "a/training_args.bin": b"any"})], "a/training_args.bin, extra.pt"),
-        ([rng_part({**rng_state(), "mps": torch.zeros(1)})], "mps"),
+        ([rng_part({**rng_state(), "mps": torch.zeros(8, dtype=torch.uint8)})], "mps"),
     ],
     ids=["weights only", "gradients", "evaluation", "pickles", "mps"],
 )
