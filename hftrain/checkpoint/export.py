@@ -93,7 +93,7 @@ def _write(reader: CheckpointReader, manifest: Manifest, storage: Storage, folde
         and not (is_pickled and is_model_file(name))
     ]
     written = {name: storage.write(join(folder, name), _chunks(reader, name)) for name in copied}
-    pickles = _pickles(reader, manifest.world_size)
+    pickles = _pickles(reader, min(manifest.world_size, len(reader.files)))  # each process wrote a file
     if is_pickled:
         pickles[WEIGHTS] = lambda: model_state(reader.part("model"))
     for name, value in pickles.items():

@@ -274,6 +274,13 @@ def _stop(*arguments: Any) -> None:
     raise KeyboardInterrupt
 
 
+def test_a_number_of_processes_that_cannot_be_costs_nothing(tmp_path: Path) -> None:
+    path = Path(saved(tmp_path, [*parts(), rng_part(rng_state())]))
+    manifest = json.loads((path / "MANIFEST.json").read_text())
+    (path / "MANIFEST.json").write_text(json.dumps({**manifest, "world_size": 2**62}))
+    assert "rng_state_0.pth" in export_to_transformers(str(path), str(tmp_path / "exported")).files
+
+
 def test_what_is_no_checkpoint_of_ours_is_refused(tmp_path: Path) -> None:
     (tmp_path / "theirs").mkdir()
     (tmp_path / "theirs/trainer_state.json").write_text("{}")
