@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -95,7 +96,13 @@ def _is_device_state(state: Any) -> bool:
     )
 
 
+def _plain(value: Any) -> Any:
+    """A number of numpy, which a rate may become, as the number it is."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def _is_finite(value: Any) -> bool:
+    value = _plain(value)
     if isinstance(value, Tensor):
         return value.numel() == 1 and bool(value.isfinite())
     return type(value) in (int, float) and is_amount(abs(value))
@@ -108,7 +115,7 @@ def check_scaler(state: Any) -> dict[str, Any]:
     """Return the state of a loss scaler: finite numbers, or tables of them by name."""
     if not isinstance(state, dict) or not all(_is_finite(it) or _is_table(it) for it in state.values()):
         raise TornCheckpointError(f"The checkpoint's loss scale is no table of finite numbers: {str(state)[:200]}.")
-    if not is_count(state.get("_growth_tracker", 0)) or not _is_positive(state.get("scale", 1)):
+    if not is_count(_plain(state.get("_growth_tracker", 0))) or not _is_positive(state.get("scale", 1)):
         raise TornCheckpointError(f"The checkpoint's loss scale is none: {str(state)[:200]}.")
     return state
 
@@ -138,7 +145,7 @@ def check_scheduler(state: Any, scheduler: Any) -> dict[str, Any]:
                 f"The checkpoint's schedule has {key}={str(value)[:80]}, "
                 f"where the {kind.__name__} has {str(live[key])[:80]}."
             )
-        if key in _COUNTERS and not is_count(value) and value != -1:
+        if key in _COUNTERS and not is_count(_plain(value)) and _plain(value) != -1:
             raise TornCheckpointError(f"The checkpoint's schedule has {key}={str(value)[:80]}, which is no count.")
     for saved_function, function in zip(state.get("lr_lambdas") or (), live.get("lr_lambdas", ()), strict=False):
         if not set(saved_function or ()) <= set(function or ()):  # torch puts what is there onto the function
@@ -151,6 +158,7 @@ def check_scheduler(state: Any, scheduler: Any) -> dict[str, Any]:
 
 def _fits(value: Any, live: Any) -> bool:
     """Whether a value from a file can stand where an object has ``live``."""
+    value, live = _plain(value), _plain(live)
     if live is None or value is None:
         return not isinstance(value, Mapping) or not value
     if isinstance(live, bool | str):
@@ -166,6 +174,7 @@ def _fits(value: Any, live: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
+    value = _plain(value)
     if isinstance(value, Tensor):
         return value.numel() == 1
     return type(value) is float or (type(value) is int and abs(value) < 1 << 63)
@@ -238,6 +247,7 @@ def check_parameter_state(state: Mapping[str, Any], parameter: Tensor, optimizer
 
 
 def _is_step(value: Any) -> bool:
+    value = _plain(value)
     if isinstance(value, Tensor):
         if value.numel() != 1 or value.is_complex():
             return False

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -181,6 +182,13 @@ def test_a_schedules_function_gets_no_attribute_that_it_does_not_have(kind: str)
 def test_a_schedule_whose_function_is_now_of_another_kind_is_loaded() -> None:
     loaded("object", lr_lambdas=[None])
     loaded("lambda", lr_lambdas=[{}], of_a_later_version=[1], verbose=False)
+
+
+def test_rates_and_counts_of_numpy_are_taken() -> None:
+    loaded("lambda", base_lrs=[np.float32(0.1)], last_epoch=np.int64(3), _last_lr=[np.float32(0.1)])
+    load_tree(with_group(lr=np.float32(0.1)))
+    load_tree(with_state(step=np.int64(3)))
+    assert check_scaler({"scale": np.float32(2.0), "_growth_tracker": np.int64(1)})
 
 
 # ---- optimizers -------------------------------------------------------------------------------------
