@@ -12,6 +12,7 @@ from hftrain.checkpoint.background_write import BackgroundWrite, Notes, Outcome,
 from hftrain.checkpoint.saving import CheckpointSave, Ranks
 from hftrain.checkpoint.staging import HostBuffers, StagedParts
 from hftrain.checkpoint.storage import Storage
+from hftrain.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +43,8 @@ class BackgroundSaves:
         self._writing: BackgroundWrite | None = None
         self._ended: BackgroundWrite | None = None
         """Its notes are taken away when all ranks have read them."""
+        self.unmended: CheckpointError | None = None
+        """Why the last save failed, until a later one is committed."""
 
     @contextmanager
     def asked_for(self, how: InBackground) -> Iterator[None]:
@@ -110,6 +113,7 @@ class BackgroundSaves:
             return None
         outcome = writing.outcome()
         self._writing, self._ended = None, writing
+        self.unmended = outcome.error
         return outcome
 
     def raise_outcome(self) -> None:

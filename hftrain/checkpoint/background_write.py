@@ -43,10 +43,15 @@ class Notes(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a write ended: the folder is committed, or ``error`` says why it is not."""
+    """How a write ended: the folder is committed, or ``error`` says why it is not.
+
+    Attributes:
+        is_refusal: whether some rank's storage refused, so that a later save may succeed. The same on all ranks.
+    """
 
     folder: str
     error: CheckpointError | None = None
+    is_refusal: bool = False
 
 
 class WriteStoppedError(Exception):
@@ -97,6 +102,7 @@ class BackgroundWrite:
         self._stop = threading.Event()
         self._storage = StoppableStorage(storage, self._stop)
         self._error: Exception | None = None
+        self._is_refusal = False
         self._next_check = step + 1
         self._checked = (step, time.monotonic())
         self._left: list[str] = []
@@ -127,15 +133,16 @@ class BackgroundWrite:
         self._thread.join()
         error = self._error
         if self._rank != 0:
-            text = json.loads(self._wait_for(f"{self._name}/end"))["error"]
-            error = error or (CheckpointError(text) if text is not None else None)
+            end = json.loads(self._wait_for(f"{self._name}/end"))
+            error = error or (CheckpointError(end["error"]) if end["error"] is not None else None)
+            self._is_refusal = end["is_refusal"]
         if error is None:
             return Outcome(folder=self.folder)
         if isinstance(error, CheckpointError):
-            return Outcome(folder=self.folder, error=error)
+            return Outcome(folder=self.folder, error=error, is_refusal=self._is_refusal)
         told = CheckpointError(f"{self.folder} could not be written ({_text_of(error)}). Older ones are untouched.")
         told.__cause__ = error
-        return Outcome(folder=self.folder, error=told)
+        return Outcome(folder=self.folder, error=told, is_refusal=self._is_refusal)
 
     def wait(self) -> None:
         """Wait for this process's thread. No collective."""
@@ -168,8 +175,10 @@ class BackgroundWrite:
                 self._twice(lambda: plan.commit(everything))
         except Exception as error:  # kept for the loop, which raises it at its next step
             self._error = error
+            self._is_refusal = self._is_refusal or isinstance(error, OSError)
             if self._rank != 0:
-                self._leave(f"{self._name}/{self._rank}", {"error": _text_of(error)})
+                note = {"error": _text_of(error), "is_refusal": self._is_refusal}
+                self._leave(f"{self._name}/{self._rank}", note)
         if self._rank == 0:
             self._end(plan)
 
@@ -179,13 +188,14 @@ class BackgroundWrite:
         except Exception as error:
             logger.warning("After %s was written, old checkpoints could not be looked through: %s", self.folder, error)
         text = None if self._error is None else f"On rank 0: {_text_of(self._error)}"
-        self._leave(f"{self._name}/end", {"error": text})
+        self._leave(f"{self._name}/end", {"error": text, "is_refusal": self._is_refusal})
 
     def _written_by_all(self) -> dict[str, Written]:
         written: dict[str, Written] = {}
         for rank in range(self._world_size):
             note = json.loads(self._wait_for(f"{self._name}/{rank}"))
             if "error" in note:
+                self._is_refusal = note["is_refusal"]
                 raise CheckpointError(
                     f"{self.folder} could not be written (rank {rank}: {note['error']}). Older checkpoints are "
                     "untouched."

@@ -125,6 +125,7 @@ class CheckpointManager:
 
     def _note_commit(self, name: str, step: int) -> None:
         self._newest, self._open_save, self._resumed_from = name, None, None
+        self.background.unmended = None
         if self._ranks.process_index == 0:
             told = CommittedCheckpoint(path=join(self.output_dir, name), step=step, run_id=self.run_id)
             for listener in self.listeners:

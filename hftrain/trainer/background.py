@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from hftrain.checkpoint.background import InBackground
+from hftrain.checkpoint.background_write import Outcome
+from hftrain.checkpoint.storage import name_of
 from hftrain.core.runner import LoopRunner
 from hftrain.errors import TrainingInterrupted
 from hftrain.hardware.host_memory import free_host_bytes
@@ -49,8 +51,10 @@ def settle(trainer: SaveMethods, *, wait: bool = False) -> None:
         trainer: in `train`.
         wait: until the save has ended.
 
+    A storage that refused is a warning, and the next save tries again; `writes_settled` raises the last one's error.
+
     Raises:
-        CheckpointError: it could not be written; its cause says why.
+        CheckpointError: it could not be written for another reason; its cause says which.
     """
     checkpoints = trainer._checkpoints
     if checkpoints is None or not checkpoints.background.is_writing:
@@ -59,7 +63,8 @@ def settle(trainer: SaveMethods, *, wait: bool = False) -> None:
     if outcome is None:
         return
     if outcome.error is not None:
-        raise outcome.error
+        _go_on_without(trainer, outcome)
+        return
     if is_overridden(type(trainer), "_rotate_checkpoints") and trainer._running_engine().is_world_process_zero:
         trainer._rotate_checkpoints(use_mtime=True, output_dir=trainer._get_output_dir())
     control = trainer.control
@@ -74,14 +79,17 @@ def writes_settled(trainer: SaveMethods) -> Iterator[None]:
 
     An error gives it the time that it takes, an interrupt stops it: it is committed then, or absent.
     All ranks must enter this.
+
+    Raises:
+        CheckpointError: the last save failed.
     """
     assert trainer._checkpoints is not None  # set for the duration of train
     saves = trainer._checkpoints.background
     try:
         yield
-        settle(trainer, wait=True)
+        _end_of_saves(trainer)
     except TrainingInterrupted:
-        settle(trainer, wait=True)
+        _end_of_saves(trainer)
         raise
     except Exception:
         saves.stop(patience_s=None if trainer._running_engine().world_size == 1 else _PATIENCE_S)
@@ -89,6 +97,25 @@ def writes_settled(trainer: SaveMethods) -> Iterator[None]:
     except BaseException:
         saves.stop(patience_s=0.0)
         raise
+
+
+def _end_of_saves(trainer: SaveMethods) -> None:
+    settle(trainer, wait=True)
+    assert trainer._checkpoints is not None  # set for the duration of train
+    if trainer._checkpoints.background.unmended is not None:
+        raise trainer._checkpoints.background.unmended
+
+
+def _go_on_without(trainer: SaveMethods, outcome: Outcome) -> None:
+    """Warn that a save failed; the next one tries again. Raises the error if no storage is to blame."""
+    assert outcome.error is not None  # the caller checks
+    if not outcome.is_refusal:
+        raise outcome.error
+    best = trainer.state.best_model_checkpoint
+    if best is not None and name_of(best) == name_of(outcome.folder):
+        trainer.state.best_model_checkpoint = None
+    if trainer._running_engine().is_world_process_zero:
+        logger.warning("%s Training goes on, and the next save tries again.", outcome.error)
 
 
 def settling(trainer: SaveMethods, react: Callable[[LoopRunner], None] | None) -> Callable[[LoopRunner], None] | None:

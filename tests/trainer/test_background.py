@@ -12,6 +12,7 @@ import torch
 
 from hftrain import Trainer, TrainerCallback
 from hftrain.checkpoint.foreign import open_any
+from hftrain.checkpoint.storage import LocalStorage
 from hftrain.errors import CheckpointError, TrainingInterrupted
 from hftrain.trainer import background
 from tests.checkpoint.slow import SlowDisk
@@ -274,6 +275,24 @@ def test_the_last_save_that_cannot_be_written_is_an_error_with_its_cause(tmp_pat
         run(tmp_path, save_steps=8)
     assert isinstance(caught.value.__cause__, OSError)
     assert not (tmp_path / "checkpoint-8").exists()
+
+
+def test_one_before_it_is_a_warning_with_its_reason_and_the_next_save_is_made(
+    tmp_path: Path, disk: SlowDisk, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk.refused, disk.num_refusals = WEIGHTS, 2
+    heard = Watching()
+    run(tmp_path, callbacks=[heard], save_async=True)
+    assert "checkpoint-4 could not be written (OSError: [Errno 5] Input/output error)" in caplog.text
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-8"]
+    assert heard.heard == [(8, "checkpoint-8", True)]
+
+
+def test_an_error_that_no_disk_is_to_blame_for_ends_the_run_with_its_cause(tmp_path: Path, disk: SlowDisk) -> None:
+    disk.write = lambda path, chunks: 1 / 0 if path.endswith(WEIGHTS) else LocalStorage.write(disk, path, chunks)  # type: ignore[method-assign,assignment,return-value]
+    with pytest.raises(CheckpointError, match="checkpoint-4 could not be written") as caught:
+        run(tmp_path)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
