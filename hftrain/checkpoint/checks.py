@@ -235,7 +235,7 @@ def check_parameter_state(state: Mapping[str, Any], parameter: Tensor, optimizer
         base.__module__.startswith("torch.optim.") and base is not Optimizer for base in type(optimizer).__mro__
     ):
         return
-    for key in _LIKE_THEIR_PARAMETER & state.keys():
+    for key in sorted(_LIKE_THEIR_PARAMETER & state.keys()):
         value = state[key]
         if isinstance(value, Tensor) and value.shape != parameter.shape:
             raise CheckpointError(
