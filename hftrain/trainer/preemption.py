@@ -128,7 +128,9 @@ def saved_when_stopped(trainer: Trainer, runner: LoopRunner, interrupts: Interru
         interrupts.check_together(trainer._running_engine().gather_object)
     except StopAsked as stop:
         logger.warning("%s: the run stops at step %d.", _reason(stop.code), trainer.state.global_step)
-        if runner.unfinished.done or trainer.state.global_step not in (first_step, interrupts.saved_step):
+        step = trainer.state.global_step
+        # One that is committed at this very step is not written over for some gradients: a kill would lose it.
+        if step != interrupts.saved_step and (runner.unfinished.done or step != first_step):
             TrainerActions(trainer).save()
         raise TrainingInterrupted(stop.code) from None
 

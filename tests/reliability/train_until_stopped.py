@@ -1,6 +1,6 @@
 """The run that test_preemption.py stops: `python train_until_stopped.py OUTPUT_DIR [name=value ...]`.
 
-Prints `pid 17 rank 0`, `resumed 6`, `step 7` after each step, `evaluating` with each batch of an evaluation, and `done`.
+Prints `pid 17 rank 0`, `resumed 6`, `step 7` after each step, `evaluating` with each evaluated batch, and `done`.
 At the end rank 0 saves its weights to OUTPUT_DIR/weights.pt. ``wait`` is how long a step takes, in seconds.
 """
 

@@ -77,6 +77,13 @@ def test_the_stop_comes_with_the_micro_batch(tmp_path: Path) -> None:
     assert '"done": 1' in (folder / "data.json").read_text()
 
 
+def test_a_committed_checkpoint_is_not_written_over_for_a_step_begun_after_it(tmp_path: Path) -> None:
+    how = {"save_strategy": "steps", "save_steps": 1}
+    stopped(tmp_path / "cut", Stop("on_substep_end", 4), **how)
+    assert not (tmp_path / "cut/checkpoint-1/grads-0.safetensors").exists()
+    assert (tmp_path / "cut/checkpoint-1/MANIFEST.json").exists()
+
+
 def test_a_step_begun_with_other_batches_is_begun_anew(tmp_path: Path) -> None:
     stopped(tmp_path, Stop("on_substep_end", 4))
     again = run(tmp_path, gradient_accumulation_steps=2)
