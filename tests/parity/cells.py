@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.utils.data import default_collate
 
 from tests.parity.harness import Cell
 from tests.parity.models import (
@@ -65,6 +66,27 @@ def _with_own_loader(library: Any) -> Any:
     return Own
 
 
+class _Batches:
+    """A loader that is none: batches in an order of its own, without a data set."""
+
+    def __init__(self, samples: list[dict[str, Any]]) -> None:
+        self.batches = [default_collate(samples[first : first + 6]) for first in range(0, len(samples), 6)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Any:
+        return iter([self.batches[index] for index in torch.randperm(len(self.batches)).tolist()])
+
+
+def _with_batches(library: Any) -> Any:
+    class Own(library.Trainer):  # type: ignore[misc]
+        def get_train_dataloader(self) -> Any:
+            return _Batches(self.train_dataset.samples)
+
+    return Own
+
+
 def _evaluate_and_predict(when: str, trainer: Any) -> None:
     trainer.evaluate()
     trainer.predict(points(12, seed=2))
@@ -118,6 +140,9 @@ CELLS: dict[str, Cell] = {
     "another seed": Cell(args={"seed": 7}),
     "a seed of the data": Cell(args={"data_seed": 123}),
     "a loader of the user": Cell(subclass=_with_own_loader),
+    "batches of the user": Cell(
+        subclass=_with_batches, args={"gradient_accumulation_steps": 2, "num_train_epochs": 20}
+    ),
     "workers": Cell(args={"dataloader_num_workers": 1, "dataloader_persistent_workers": True}),
     "an unseeded sampler": Cell(args={"accelerator_config": {"use_seedable_sampler": False}}),
     "grouped by length": Cell(

@@ -16,7 +16,8 @@ from tests.parity.harness import TOLERANCE, Cell, ours, run, theirs
 from tests.parity.models import causal_lm, classifier, pad, points, ragged, sentences
 
 pytest.importorskip("transformers")
-pytestmark = pytest.mark.slow
+# The first test of each library trains every cell.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 WINDOWS: dict[str, Any] = {"gradient_accumulation_steps": 3, "num_train_epochs": 40}
 
@@ -78,8 +79,8 @@ def train_all(name: str, folder: str) -> dict[str, Any]:
 def both() -> tuple[list[Any], list[Any]]:
     """Return what each rank of either library did: (ours, theirs)."""
     with tempfile.TemporaryDirectory() as folder:
-        mine = launch(train_all, "hftrain", folder)
-        return mine, launch(train_all, "transformers", folder)
+        mine = launch(train_all, "hftrain", folder, timeout_s=600)
+        return mine, launch(train_all, "transformers", folder, timeout_s=600)
 
 
 @pytest.mark.parametrize("name", CELLS)
