@@ -117,7 +117,8 @@ def eval_loader(
         return _checked(_iterable_loader(data, settings, training=False, collate_fn=collate_fn))
     how: dict[str, Any] = {"batch_size": settings.rank_share(settings.batch_size), "drop_last": settings.drop_last}
     if sampler is None or type(sampler) is SequentialSampler:
-        batches: Sampler[list[int]] = eval_batches(sized(data), settings, **how)
+        num_samples = sized(data) if sampler is None else len(sampler)
+        batches: Sampler[list[int]] = eval_batches(num_samples, settings, **how)
     else:
         batches = sampled_eval_batches(sampler, settings, **how)
     options = settings.worker_options(training=False)

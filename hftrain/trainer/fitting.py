@@ -278,7 +278,9 @@ def _finish(
     add_memory(metrics)
     trainer.log(metrics)
     assert trainer._checkpoints is not None  # made in _prepare
-    trainer._checkpoints.retain(best=trainer._best_checkpoint())
+    best = trainer._best_checkpoint()
+    if trainer.args.save_total_limit == 1 and best is not None:  # every other limit was kept while training
+        trainer._checkpoints.retain(best=best)
     trainer.callback_handler.emit(Event.TRAIN_END)
     return TrainOutput(global_step=state.global_step, training_loss=train_loss, metrics=metrics)
 
