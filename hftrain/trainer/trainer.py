@@ -315,7 +315,7 @@ class Trainer(LaterMethods):
                 f"gradient_checkpointing=True needs a model with gradient_checkpointing_enable(), and "
                 f"{type(self.model).__name__} has none. Define it, or set gradient_checkpointing=False."
             )
-        enable(gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs or {})
+        enable(gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs)
 
     def _release(self) -> None:
         """Let go of what belonged to the run, so that `del trainer` frees the model."""

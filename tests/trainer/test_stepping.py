@@ -163,6 +163,19 @@ def test_a_plain_module_is_compiled_in_place(tmp_path: Path, monkeypatch: pytest
     assert torch.allclose(losses[0], losses[2])
 
 
+@pytest.mark.parametrize("kwargs", [None, {"use_reentrant": False}])
+def test_the_model_is_told_how_to_recompute_as_the_arguments_say(tmp_path: Path, kwargs: Any) -> None:
+    told: list[Any] = []
+
+    class Telling(Tagger):
+        def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Any = "nothing") -> None:
+            told.append(gradient_checkpointing_kwargs)
+
+    options = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": kwargs}
+    token_trainer(tmp_path, Telling, max_steps=1, **options).train()
+    assert told == [kwargs]
+
+
 class Checkpointed(Tagger):
     """Can recompute its activations."""
 
