@@ -315,7 +315,10 @@ def _raise_naming(error: Exception, where: str, state: Any) -> NoReturn:
     step = getattr(state, "global_step", None)
     if isinstance(error, HftrainError):
         error.add_note(f"Raised in {where}, at step {step}.")
-        raise error
+        try:
+            raise error
+        finally:
+            del error  # its traceback holds this frame: a cycle that would keep the whole run alive
     raise CallbackError(f"{where} raised {type(error).__name__} at step {step}: {error}") from error
 
 

@@ -102,12 +102,14 @@ class CheckpointManager:
             ranks=self._ranks,
             max_shard_bytes=self._max_shard_bytes,
             manifest=lambda files: self._manifest(step, epoch, samples, files),
-            committed=lambda: self._note_commit(name),
+            ended=lambda is_committed: self._note_end(name, is_committed=is_committed),
         )
         return self._open_save
 
-    def _note_commit(self, name: str) -> None:
-        self._newest, self._open_save, self._resumed_from = name, None, None
+    def _note_end(self, name: str, *, is_committed: bool) -> None:
+        self._open_save = None
+        if is_committed:
+            self._newest, self._resumed_from = name, None
 
     def open_save_in(self, folder: str) -> CheckpointSave | None:
         """The checkpoint that is being written into this very folder, if one is."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import torch
 
 from hftrain import Trainer, TrainerCallback, TrainerState
 from hftrain.checkpoint.foreign import open_any
+from hftrain.errors import CheckpointError
 from tests.trainer.pretrained import StopAt
 from tests.trainer.tasks import Fit, Points, arguments, trainer, weights
 
@@ -113,7 +116,7 @@ def test_an_override_may_keep_all_checkpoints(tmp_path: Path) -> None:
 
     run(tmp_path, Keeping, save_steps=2, num_train_epochs=1, max_steps=7, save_total_limit=3)
     names = sorted(path.name for path in tmp_path.glob("checkpoint-*"))
-    assert names == ["checkpoint-4", "checkpoint-6", "checkpoint-7"]  # the end of training has its own
+    assert names == [f"checkpoint-{step}" for step in (2, 4, 6, 7)]
 
 
 def test_an_override_may_put_checkpoints_elsewhere(tmp_path: Path) -> None:
@@ -162,6 +165,42 @@ def test_an_error_of_an_override_leaves_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="mine"):
         run(tmp_path, Broken)
     assert trainer(tmp_path)._new_checkpoints().resolve(True) == str(tmp_path / "checkpoint-4")
+
+
+class Unsaved(Trainer):
+    def _save_rng_state(self, output_dir: str) -> None:
+        raise ValueError("mine")
+
+
+class Full(Trainer):
+    def _save_rng_state(self, output_dir: str) -> None:
+        raise OSError("the disk is full")
+
+
+class Refusing(TrainerCallback):
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        raise CheckpointError("mine")
+
+
+class Contrary(Trainer):
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs, callbacks=[Refusing()])
+
+
+@pytest.mark.parametrize(("kind", "resume"), [(Unsaved, None), (Full, None), (Trainer, True), (Contrary, None)])
+def test_a_run_that_failed_at_a_checkpoint_is_freed_without_the_garbage_collector(
+    tmp_path: Path, kind: type[Trainer], resume: Any
+) -> None:
+    ours = kind(model=Fit(), args=arguments(tmp_path, save_strategy="steps", save_steps=4), train_dataset=Points())
+    model = weakref.ref(ours.model)
+    gc.disable()
+    try:
+        with pytest.raises((ValueError, CheckpointError)) as caught:
+            ours.train(resume_from_checkpoint=resume)
+        del ours, caught
+        assert model() is None
+    finally:
+        gc.enable()
 
 
 def test_a_model_saved_in_a_callback_goes_where_it_is_told(tmp_path: Path) -> None:
