@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from tests.parity.harness import Cell
 from tests.parity.models import (
     Perceptron,
     Recurrent,
+    Rows,
     Stream,
     TupleModel,
     causal_lm,
@@ -64,6 +66,14 @@ def _with_own_loader(library: Any) -> Any:
             return torch.utils.data.DataLoader(self.train_dataset, batch_size=8, shuffle=True)
 
     return Own
+
+
+class _Noisy(Rows):
+    """Samples that are augmented with random numbers of torch's default generator."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample = self.samples[index]
+        return {**sample, "x": sample["x"] + 0.1 * torch.randn(4)}
 
 
 class _Batches:
@@ -143,6 +153,8 @@ CELLS: dict[str, Cell] = {
     "batches of the user": Cell(
         subclass=_with_batches, args={"gradient_accumulation_steps": 2, "num_train_epochs": 20}
     ),
+    # With dropout too, the two would take turns otherwise: accelerate loads a batch ahead of the step that uses it.
+    "augmented samples": Cell(model=partial(Perceptron, dropout=0.0), data=lambda: _Noisy(points().samples)),
     "workers": Cell(args={"dataloader_num_workers": 1, "dataloader_persistent_workers": True}),
     "an unseeded sampler": Cell(args={"accelerator_config": {"use_seedable_sampler": False}}),
     "grouped by length": Cell(
