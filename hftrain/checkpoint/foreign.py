@@ -1,18 +1,19 @@
 """Reading what the reference, transformers' Trainer, writes into a checkpoint folder.
 
 Its optimizer, scheduler, scaler and random states are pickles. They are read by torch's weights-only unpickler, which
-builds tensors and plain data and calls nothing else, with the four names of numpy that an array needs in addition.
-``training_args.bin``, which holds an object, is never opened.
+builds tensors and plain data and calls nothing else. The names of numpy that an array of 32-bit words needs stand for
+classes of this file, which make nothing larger than the file. ``training_args.bin``, which holds an object, is never
+opened.
 """
 
 from __future__ import annotations
 
 import contextlib
+import struct
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,16 +28,44 @@ WEIGHTS = "pytorch_model.bin"
 WEIGHTS_INDEX = "pytorch_model.bin.index.json"
 OPTIMIZER = "optimizer.pt"
 
-_RECONSTRUCT = np.zeros(0).__reduce__()[0]
+_LEAST_NODES = 1_000_000
+"""A tree may have as many nodes as its file has bytes, and at least so many: pickles share equal parts."""
+
+
+class _WordType:
+    """What stands for numpy's dtype in a pickled array; it knows one, 32-bit words."""
+
+    def __init__(self, code: str, *flags: object) -> None:
+        if code != "u4":
+            raise ValueError(f"an array of {code!r} is not numpy's random state")
+        self.byte_order = "="
+
+    def __setstate__(self, state: Sequence[Any]) -> None:
+        self.byte_order = state[1]
+
+
+class _Words:
+    """What stands for a pickled array of 32-bit words; numpy itself would make one of any size that a file names."""
+
+    values: list[int]
+
+    def __setstate__(self, state: Sequence[Any]) -> None:
+        _, _, kind, _, data = state
+        self.values = list(struct.unpack(f"{kind.byte_order}{len(data) // 4}I", data))
+
+
+def _new_words(*what: object) -> _Words:
+    return _Words()
+
+
 _ARRAY_GLOBALS: list[Any] = [
     # numpy moved it in its second version; a file has the name that its writer's numpy had.
-    (_RECONSTRUCT, "numpy.core.multiarray._reconstruct"),
-    (_RECONSTRUCT, "numpy._core.multiarray._reconstruct"),
-    np.ndarray,
-    np.dtype,
-    type(np.dtype(np.uint32)),
+    (_new_words, "numpy.core.multiarray._reconstruct"),
+    (_new_words, "numpy._core.multiarray._reconstruct"),
+    (_Words, "numpy.ndarray"),
+    (_WordType, "numpy.dtype"),
 ]
-"""What a pickled array of 32-bit words, numpy's random state, is made of: four globals, one under two names."""
+"""What the names in a pickled array stand for."""
 
 
 class ForeignReader(CheckpointReader):
@@ -105,7 +134,7 @@ def open_any(path: str, *, verify: Verification = "auto", storage: Storage | Non
 
 
 def load_pickled(file: BinaryIO, num_bytes: int, *, name: str) -> Any:
-    """What ``torch.save`` wrote: tensors, on the CPU, numpy arrays and plain data. Nothing in it is called.
+    """What ``torch.save`` wrote: tensors, on the CPU, arrays of words and plain data. Nothing in it is called.
 
     Raises:
         UnsafeCheckpointError: it holds anything else, or unpacks to more than its size.
@@ -115,12 +144,32 @@ def load_pickled(file: BinaryIO, num_bytes: int, *, name: str) -> Any:
     file.seek(0)
     try:
         with _only_array_globals():
-            return torch.load(file, map_location="cpu", weights_only=True)
+            tree = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # the unpickler raises whatever a broken pickle leads to
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UnsafeCheckpointError(
             f"{name} holds more than tensors, arrays and plain data, or is broken, and was not loaded: {text}"
         ) from error
+    _check_extent(tree, num_bytes, name=name)
+    return tree
+
+
+def _check_extent(tree: Any, num_bytes: int, *, name: str) -> None:
+    """Raise if the tree is much more than its file: one part may stand in it many times, as may a tensor's element."""
+    nodes, num_left = [tree], max(num_bytes, _LEAST_NODES)
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, Tensor):
+            is_stored = node.layout == torch.strided and not node.is_meta
+            if not is_stored or not node.nbytes <= node.untyped_storage().nbytes() <= num_bytes:
+                raise UnsafeCheckpointError(
+                    f"{name} holds a tensor of shape {tuple(node.shape)} whose elements are not all in it."
+                )
+        elif isinstance(node, dict | list | tuple | set):
+            num_left -= len(node)
+            if num_left < 0:
+                raise UnsafeCheckpointError(f"{name} has {num_bytes} bytes and unpacks to many times that size.")
+            nodes += node.values() if isinstance(node, dict) else node
 
 
 def _check_archive(file: BinaryIO, num_bytes: int, *, name: str) -> None:
@@ -170,7 +219,7 @@ def _rng_part(state: Any, rank: int) -> Part:
     tree = {
         "python": {"version": version, "words": list(words), "gauss": gauss},
         "numpy": {
-            "words": twister.tolist(),
+            "words": twister.values,
             "position": int(position),
             "has_gauss": int(has_gauss),
             "gauss": float(cached),
