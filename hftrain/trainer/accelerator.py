@@ -20,6 +20,7 @@ from hftrain.hardware.strategies import StepRouter
 from hftrain.hardware.tree import map_tree
 from hftrain.trainer.process_place import ProcessPlace
 from hftrain.trainer.settings import loader_settings
+from hftrain.trainer.stepping import hook_autocast
 
 if TYPE_CHECKING:
     from hftrain.hardware.engine import Engine
@@ -134,8 +135,8 @@ class AcceleratorShim(ProcessPlace):
     ) -> nn.Module:
         """Move a model to the device, and with several processes wrap one that is trained.
 
-        In `train` the Trainer's own model comes back as the run has it: the run wraps it by itself, once. Outside of
-        `compute_loss_context_manager`, a further model computes in the precision of its weights.
+        In `train` the Trainer's own model comes back as the run has it: the run wraps it by itself, once. The forward
+        of any other computes in the run's precision and returns fp32.
 
         Args:
             model: any module.
@@ -147,6 +148,8 @@ class AcceleratorShim(ProcessPlace):
             return self._own_model(trainer, evaluation_mode=evaluation_mode)
         if device_placement is not False:
             model.to(self.device)
+        if self.native_amp:
+            hook_autocast(self._engine, model)
         trains = not evaluation_mode and any(parameter.requires_grad for parameter in model.parameters())
         if trains and self.num_processes > 1:
             return DistributedDataParallel(model, device_ids=None if self.device.type == "cpu" else [self.device])

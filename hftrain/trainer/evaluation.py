@@ -20,6 +20,7 @@ from hftrain.core.speed import speed_metrics
 from hftrain.core.task import TaskModule
 from hftrain.data.epochs import EpochLoader
 from hftrain.errors import ConfigurationError, TaskError
+from hftrain.trainer.stepping import direct_calls_in_precision
 from hftrain.trainer.tracing import is_traced, traced_model
 from hftrain.types.outputs import EvalLoopOutput
 
@@ -271,7 +272,8 @@ def _model_step(trainer: EvalMethods, loader: Any, *, loss_only: bool, ignore_ke
     if switch is not None:  # schedule-free optimizers keep other weights for evaluation
         switch()
     trainer._past = None
-    with nullcontext() if trainer.is_in_train else engine.full_eval(trainer.model):
+    full_eval = nullcontext() if trainer.is_in_train else engine.full_eval(trainer.model)
+    with full_eval, nullcontext() if trainer.is_in_train else direct_calls_in_precision(trainer):
         model = traced_model(trainer, loader)
         yield _ModelStep(trainer, model, loss_only=loss_only, ignore_keys=ignore_keys)
     trainer._past = None

@@ -27,6 +27,7 @@ from hftrain.trainer.reactions import reactions_of
 from hftrain.trainer.resuming import position_after
 from hftrain.trainer.run_length import horizon_from, horizon_of, training_source
 from hftrain.trainer.settings import data_seed, loop_settings
+from hftrain.trainer.stepping import direct_calls_in_precision
 from hftrain.types.choices import DebugOption, Event
 from hftrain.types.outputs import TrainOutput
 from hftrain.types.state import TrainerState
@@ -66,7 +67,7 @@ def fit(trainer: Trainer, resume_from: bool | str | None) -> TrainOutput:
         runner = _runner(trainer, resume)
         trainer._runner = runner
         started, first_step = time.time(), trainer.state.global_step
-        with _watched(trainer):
+        with _watched(trainer), direct_calls_in_precision(trainer):
             runner.fit()
         return _finish(trainer, runner, started, first_step, add_memory)
 

@@ -157,6 +157,16 @@ def test_autocast_is_the_runs(tmp_path: Path) -> None:
     assert (accelerator.mixed_precision, accelerator.native_amp) == ("bf16", True)
 
 
+def test_the_forward_of_a_prepared_model_runs_in_the_runs_precision_and_returns_fp32(tmp_path: Path) -> None:
+    trainer = made(tmp_path, bf16=True)
+    model, exact = nn.Linear(3, 1), torch.tensor([[0.1, 0.2, 0.3]])
+    before = model(exact)
+    prepared = trainer.accelerator.prepare_model(model, evaluation_mode=True)
+    assert prepared(exact).dtype is torch.float32
+    assert prepared(exact) != before
+    assert not torch.is_autocast_enabled("cpu")
+
+
 def test_it_keeps_no_trainer_alive(tmp_path: Path) -> None:
     trainer = made(tmp_path)
     accelerator, model = trainer.accelerator, weakref.ref(trainer.model)
