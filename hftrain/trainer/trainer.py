@@ -40,7 +40,7 @@ from hftrain.trainer.noise import embedding_noise
 from hftrain.trainer.overrides import check_overrides
 from hftrain.trainer.run_length import InitialValues, initial_values
 from hftrain.trainer.settings import loop_settings
-from hftrain.trainer.stepping import check_task_arguments
+from hftrain.trainer.stepping import check_task_arguments, check_task_overrides
 from hftrain.types.choices import DebugOption
 from hftrain.types.control import TrainerControl
 from hftrain.types.outputs import TrainOutput
@@ -157,6 +157,7 @@ class Trainer(LaterMethods):
         check_data(self.args, self.train_dataset, has_evaluation=has_evaluation)
         check_metrics(self.args, self.compute_metrics)
         check_task_arguments(self.model, self.args, self.compute_loss_func)
+        check_task_overrides(self.model, type(self))
         check_saving(self.args)
         warn_of_generating(self.args, type(self))
 
