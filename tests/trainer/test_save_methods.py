@@ -15,7 +15,7 @@ import torch
 
 from hftrain import Trainer, TrainerCallback, TrainerState
 from hftrain.checkpoint.foreign import open_any
-from hftrain.errors import CheckpointError
+from hftrain.errors import CheckpointError, ConfigurationError
 from tests.trainer.pretrained import StopAt
 from tests.trainer.tasks import Fit, Points, arguments, trainer, weights
 
@@ -153,6 +153,12 @@ def test_an_override_hears_of_what_did_not_fit(tmp_path: Path) -> None:
     run(tmp_path, callbacks=[StopAt(4)])
     run(tmp_path, Listening, resume=True)
     assert heard == [([], [])]
+
+
+def test_an_output_folder_of_an_unknown_protocol_is_refused(tmp_path: Path) -> None:
+    ours = trainer("nosuch://x")
+    with pytest.raises(ConfigurationError, match=r"output_dir='nosuch://x' cannot be written: ValueError"):
+        ours.train()
 
 
 def test_an_error_of_an_override_leaves_no_checkpoint(tmp_path: Path) -> None:
