@@ -163,6 +163,13 @@ class CheckpointManager:
             if folder.manifest is not None and folder.status is Status.COMMITTED
         ]
 
+    def whereabouts(self, path: str) -> str | None:
+        """Where a checkpoint lies: under this output folder, if that was moved; else as given. None: nowhere."""
+        moved = join(self.output_dir, name_of(plain_path(path)))
+        if any(one.path == moved for one in self.committed()):
+            return moved
+        return path if inspect_folder(storage_for(path), path).files else None
+
     def _is_loaded(self, folder: str, loaded: str | None, step: int, samples: int) -> bool:
         if loaded is None or not is_same_path(folder, loaded):
             return False
