@@ -92,7 +92,7 @@ class TrainerActions:
         """Call `Trainer._save_checkpoint`; listeners hear of it once it is committed."""
         trainer = self._trainer
         settle_counts(trainer)
-        trainer._save_checkpoint(trainer.model, trial=None)
+        trainer._save_checkpoint(trainer.model, None)
         trainer.callback_handler.emit(Event.SAVE)
 
 

@@ -202,7 +202,9 @@ class EvalMethods(ReportMethods):
 
     def _evaluate_in_training(self, *, skip_scheduler: bool) -> None:
         """Evaluate as a step of `train`: let a plateau schedule and the best metric know."""
-        metrics = self._evaluate(None, self._ignore_keys_for_eval, skip_scheduler=skip_scheduler)
+        # Overrides need not know the flag, which the evaluation before the first step sets.
+        flags = {"skip_scheduler": True} if skip_scheduler else {}
+        metrics = self._evaluate(None, self._ignore_keys_for_eval, **flags)
         if skip_scheduler:  # before the first step there is nothing to compare, and no checkpoint to point at
             return
         is_best = self._determine_best_metric(metrics, None)

@@ -166,10 +166,14 @@ class Trainer(LaterMethods):
         self.state.is_local_process_zero = self.is_local_process_zero()
         self.state.is_world_process_zero = self.is_world_process_zero()
         tpu = [TpuMetricsCallback()] if DebugOption.TPU_METRICS_DEBUG in self.args.debug else []
-        every = [DefaultFlowCallback(), *callbacks, *tpu, progress_callback_class(self.args.disable_tqdm)()]
         self.callback_handler = CallbackHandler(
-            every, self.model, self.processing_class, self.optimizer, self.lr_scheduler
+            [DefaultFlowCallback(), *callbacks, *tpu],
+            self.model,
+            self.processing_class,
+            self.optimizer,
+            self.lr_scheduler,
         )
+        self.add_callback(progress_callback_class(self.args.disable_tqdm))
         self.control = self.callback_handler.on_init_end(self.args, self.state, self.control)
 
     @property

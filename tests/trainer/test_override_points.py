@@ -288,3 +288,28 @@ def test_get_batch_samples_may_replace_a_steps_batches(tmp_path: Path) -> None:
     own = run(Own, tmp_path, gradient_accumulation_steps=2, learning_rate=0.0)
     assert own.seen == [2] * 4
     assert len(set(losses(own))) == 1
+
+
+def test_overrides_may_name_their_parameters_as_they_like(tmp_path: Path) -> None:
+    called: list[str] = []
+
+    class Named(Base):
+        def _get_output_dir(self, trial: Any) -> str:  # type: ignore[override]
+            called.append("output")
+            return str(tmp_path / "elsewhere")
+
+        def _evaluate(self, _trial: Any, ignored: Any) -> dict[str, float]:  # type: ignore[override]
+            called.append("evaluate")
+            return super()._evaluate(_trial, ignored)
+
+        def _save_checkpoint(self, module: nn.Module, _trial: Any) -> None:  # type: ignore[override]
+            called.append("save")
+            super()._save_checkpoint(module, _trial)
+
+        def add_callback(self, one: Any) -> None:
+            called.append("callback")
+            super().add_callback(one)
+
+    run(Named, tmp_path)
+    assert set(called) == {"output", "evaluate", "save", "callback"}
+    assert (tmp_path / "elsewhere" / "checkpoint-2").is_dir()
