@@ -6,22 +6,30 @@ import logging
 import os
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import torch
 
 from hftrain._version import __version__
-from hftrain.checkpoint.catalog import CheckpointFolder, Status, Verification, inspect_folder, scan
+from hftrain.checkpoint.catalog import CheckpointFolder, Status, Verification, inspect_folder, read_manifest, scan
 from hftrain.checkpoint.contents import Part
 from hftrain.checkpoint.foreign import open_any
 from hftrain.checkpoint.formats import parse_size
-from hftrain.checkpoint.layout import FileRecord, Manifest, checked_path, checkpoint_name, parse_time, utc_text
+from hftrain.checkpoint.layout import (
+    MANIFEST,
+    FileRecord,
+    Manifest,
+    checked_path,
+    checkpoint_name,
+    parse_time,
+    utc_text,
+)
 from hftrain.checkpoint.reader import CheckpointReader
 from hftrain.checkpoint.resume import ResumeFinder
 from hftrain.checkpoint.retention import Candidate, Policy, limit, named, surplus
-from hftrain.checkpoint.saving import CheckpointSave, Ranks, begin_folder, on_rank_zero, remove_folder
+from hftrain.checkpoint.saving import CheckpointSave, Ranks, amended_files, begin_folder, on_rank_zero, remove_folder
 from hftrain.checkpoint.storage import Storage, is_same_path, join, name_of, plain_path, storage_for
 
 logger = logging.getLogger(__name__)
@@ -147,6 +155,27 @@ class CheckpointManager:
             save.write(parts)
         self._on_rank_zero(lambda: self.clean_up(best))
         return save.folder
+
+    def amend(self) -> None:
+        """Let the newest checkpoint's manifest say what it holds, where callbacks changed its files after the commit.
+
+        A script's ``on_save`` may write a model into the folder, or remove what it has no use for. All ranks must call
+        this, after their callbacks.
+        """
+        self._ranks.barrier()
+        self._on_rank_zero(self._amend_newest)
+
+    def _amend_newest(self) -> None:
+        folder = join(self.output_dir, self._newest or "")
+        found = inspect_folder(self._storage, folder) if self._newest else None
+        if found is None or MANIFEST not in found.files:
+            return
+        manifest = read_manifest(self._storage, folder, found.files)
+        files = amended_files(self._storage, folder, found.files, manifest.files)
+        # Files beside those that are listed do no harm, while a manifest being written over is none until it is whole.
+        if any(files.get(path) != record for path, record in manifest.files.items()):
+            self._known.pop(found.name, None)
+            self._storage.write(join(folder, MANIFEST), [replace(manifest, files=files).to_json()])
 
     def retain(self, *, best: str | None = None) -> None:
         """Clean up at the end of training, as the reference does. All ranks must call this.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -143,6 +143,24 @@ def begin_folder(storage: Storage, folder: str, *, run_id: str, step: int) -> No
     """Mark a folder and empty it: from the first line on it is torn until the commit."""
     storage.write(join(folder, INCOMPLETE), [dump_json({"run_id": run_id, "step": step})])
     empty_folder(storage, folder)
+
+
+def amended_files(
+    storage: Storage, folder: str, found: Mapping[str, Entry], records: Mapping[str, FileRecord]
+) -> dict[str, FileRecord]:
+    """The records of the files that a committed folder has now; what has not changed since its manifest is not read."""
+    committed_ns = found[MANIFEST].changed_ns
+    files: dict[str, FileRecord] = {}
+    for path, entry in sorted(found.items()):
+        if entry.kind != "file" or path in (INCOMPLETE, MANIFEST):
+            continue
+        record = records.get(path)
+        is_changed = bool(entry.changed_ns) and entry.changed_ns >= committed_ns
+        if record is None or is_changed or entry.num_bytes != record.num_bytes:
+            written = seal(storage, join(folder, path))
+            record = FileRecord(num_bytes=written.num_bytes, sha256=written.sha256)
+        files[path] = record
+    return files
 
 
 def remove_folder(storage: Storage, folder: str, *, run_id: str) -> None:

@@ -89,11 +89,13 @@ class TrainerActions:
         self._trainer._evaluate_in_training(skip_scheduler=skip_scheduler)
 
     def save(self) -> None:
-        """Call `Trainer._save_checkpoint`; listeners hear of it once it is committed."""
+        """Call `Trainer._save_checkpoint`; listeners hear of it once it is committed, and may change it."""
         trainer = self._trainer
         settle_counts(trainer)
         trainer._save_checkpoint(trainer.model, None)
         trainer.callback_handler.emit(Event.SAVE)
+        if trainer._checkpoints is not None:
+            trainer._checkpoints.amend()
 
 
 def _is_own(trainer: Trainer, name: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import shutil
 import weakref
 from pathlib import Path
 from typing import Any
@@ -225,6 +226,32 @@ def test_a_model_saved_in_a_callback_goes_where_it_is_told(tmp_path: Path) -> No
     run(tmp_path / "out", Kept, callbacks=[Exporting()])
     assert Fit.from_checkpoint(str(tmp_path / "export")) is not None
     assert not (tmp_path / "export/MANIFEST.json").exists()
+
+
+def test_what_a_callback_does_to_a_checkpoint_when_it_is_saved_leaves_it_whole(tmp_path: Path) -> None:
+    class Editing(TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
+            (folder / "notes.txt").write_text("mine")
+            (folder / "scheduler.json").unlink()
+            weights = bytearray((folder / "model.safetensors").read_bytes())
+            weights[-1] ^= 1
+            (folder / "model.safetensors").write_bytes(weights)
+
+    run(tmp_path, callbacks=[Editing()])
+    for step in (4, 8):
+        reader = open_any(str(tmp_path / f"checkpoint-{step}"), verify="full")
+        assert reader.file("notes.txt") == b"mine"
+        assert not reader.has("scheduler")
+
+
+def test_a_callback_may_remove_a_checkpoint_that_was_saved(tmp_path: Path) -> None:
+    class Removing(TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            shutil.rmtree(Path(args.output_dir, f"checkpoint-{state.global_step}"))
+
+    run(tmp_path, callbacks=[Removing()])
+    assert not list(tmp_path.glob("checkpoint-*"))
 
 
 def test_numbers_of_numpy_and_torch_in_the_rows_are_saved_as_numbers(tmp_path: Path) -> None:
