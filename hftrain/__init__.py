@@ -141,7 +141,7 @@ _HOME = {
 }
 
 if not TYPE_CHECKING:
-    __all__ = [*_HOME]
+    __all__ = list(_HOME)
 
     def __getattr__(name: str) -> Any:
         """Import a public name from its module, once: afterwards it is an ordinary attribute."""
