@@ -123,7 +123,7 @@ def main(arguments: list[str] | None = None) -> tuple[float, float]:
     """Fine-tune, print both accuracies and return them: MiniLM's and the bag of words'."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output-dir", default="runs/finetune_minilm")
-    parser.add_argument("--per-package", type=int, default=16, help="docstrings of each package to learn from")
+    parser.add_argument("--per-package", type=int, default=8, help="docstrings of each package to learn from")
     parser.add_argument("--held-out", type=int, default=30, help="docstrings of each package to be judged on")
     parser.add_argument("--epochs", type=float, default=6)
     parser.add_argument("--seed", type=int, default=0)
