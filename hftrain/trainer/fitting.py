@@ -183,6 +183,7 @@ def _position(trainer: Trainer, source: EpochLoader, resume: Resume | None) -> P
         accumulation_steps=loop_settings(trainer.args).accumulation_steps,
         batch_size=trainer._train_batch_size,
         batch_size_then=resume.shape.get("batch_size"),
+        drop_last=trainer.args.dataloader_drop_last,
     )
     if not trainer.args.ignore_data_skip:
         return done

@@ -46,6 +46,11 @@ def test_the_samples_of_batches_of_another_size_are_counted(steps: int, samples:
     assert (found.epoch, found.samples) == (steps // 15, samples)
 
 
+def test_an_epoch_whose_last_batch_was_left_out_is_over_after_the_full_ones() -> None:
+    found = position_after(7, source(), accumulation_steps=1, batch_size=8, batch_size_then=16, drop_last=True)
+    assert (found.epoch, found.samples) == (2, 16)  # 60 samples are 3 batches of 16
+
+
 def test_data_without_a_length_is_one_epoch() -> None:
     class Stream(torch.utils.data.IterableDataset[Any]):
         def __iter__(self) -> Any:
