@@ -144,7 +144,7 @@ def load_pickled(file: BinaryIO, num_bytes: int, *, name: str) -> Any:
     file.seek(0)
     try:
         with _only_array_globals():
-            tree = torch.load(file, map_location="cpu", weights_only=True)
+            tree = torch.load(file, map_location="cpu", weights_only=True, mmap=False)
     except Exception as error:  # the unpickler raises whatever a broken pickle leads to
         text = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UnsafeCheckpointError(
