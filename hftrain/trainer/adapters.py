@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from hftrain.trainer.trainer import Trainer
 
+_LOSS_METHODS = ("training_step", "compute_loss", "_prepare_inputs", "_prepare_input")
+
 
 class TrainerTask:
     """A plain `nn.Module` as the task of the loop: a micro-batch is the Trainer's `training_step`."""
@@ -35,7 +37,7 @@ class TrainerTask:
             trainer.model_accepts_loss_kwargs
             and trainer.compute_loss_func is None
             # What an override makes of the count is its own affair, and calling it once more could have effects.
-            and all(_is_own(trainer, name) for name in ("training_step", "compute_loss", "_prepare_inputs"))
+            and all(_is_own(trainer, name) for name in _LOSS_METHODS)
         )
         self.draws_steps = (
             trainer._uses_count() or trainer.args.past_index >= 0 or not _is_own(trainer, "get_batch_samples")

@@ -274,7 +274,10 @@ def _model_step(trainer: EvalMethods, loader: Any, *, loss_only: bool, ignore_ke
     trainer._past = None
     full_eval = nullcontext() if trainer.is_in_train else engine.full_eval(trainer.model)
     with full_eval, nullcontext() if trainer.is_in_train else direct_calls_in_precision(trainer):
-        model = traced_model(trainer, loader)
+        own = traced_model(trainer, loader)
+        model = trainer._wrap_model(own, training=False, dataloader=loader)
+        if model is not own:  # a wrapper that an override made
+            model.eval()
         yield _ModelStep(trainer, model, loss_only=loss_only, ignore_keys=ignore_keys)
     trainer._past = None
 

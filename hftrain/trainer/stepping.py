@@ -6,7 +6,7 @@ import copy
 import importlib
 import inspect
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,25 @@ def own_batch(moved: Any, batch: Any) -> Any:
     if type(moved) is dict:
         return dict(moved)
     return copy.copy(moved) if isinstance(moved, Mapping) else moved
+
+
+def prepared_by_entry(data: Any, prepare: Callable[[Any], Any], move: Callable[[Any], Any]) -> Any:
+    """Return a mapping, list or tuple with each entry prepared, and anything else moved.
+
+    A tuple that can move by itself, as a packed sequence can, is not taken apart.
+    """
+    if isinstance(data, Mapping):
+        entries = {key: prepare(value) for key, value in data.items()}
+        if type(data) is dict or not isinstance(data, MutableMapping):
+            return type(data)(entries)  # type: ignore[call-arg]
+        rebuilt = copy.copy(data)
+        for key, value in entries.items():
+            rebuilt[key] = value
+        return rebuilt
+    if isinstance(data, (list, tuple)) and not hasattr(data, "to"):
+        items = [prepare(value) for value in data]
+        return type(data)(*items) if hasattr(data, "_fields") else type(data)(items)
+    return move(data)
 
 
 def take_labels(inputs: Any) -> Any:

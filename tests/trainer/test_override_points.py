@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict, UserDict
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -24,6 +26,11 @@ SETTINGS: dict[str, Any] = {
     "save_strategy": "steps",
     "save_steps": 2,
 }
+
+
+class Pair(NamedTuple):
+    number: int
+    text: str
 
 
 class Base(Trainer):
@@ -173,6 +180,72 @@ def test_prepare_inputs_may_change_a_batch_in_training_and_evaluation(tmp_path: 
     plain, own = run(Base, tmp_path / "a"), run(Own, tmp_path / "b")
     assert all(mine != theirs for mine, theirs in zip(losses(own), losses(plain), strict=True))
     assert evaluated(own) != evaluated(plain)
+
+
+def test_prepare_input_sees_each_tensor_of_a_batch_in_training_and_evaluation(tmp_path: Path) -> None:
+    class Own(Base):
+        def _prepare_input(self, data: Any) -> Any:
+            return torch.zeros_like(data) if isinstance(data, Tensor) else super()._prepare_input(data)
+
+    class Outer(Base):
+        def _prepare_inputs(self, inputs: Any) -> Any:
+            return {name: torch.zeros_like(value) for name, value in super()._prepare_inputs(inputs).items()}
+
+    own, outer = run(Own, tmp_path / "a"), run(Outer, tmp_path / "b")
+    assert (losses(own), evaluated(own)) == (losses(outer), evaluated(outer))
+    assert losses(own) != losses(run(Base, tmp_path / "c"))
+
+
+def test_prepare_input_goes_through_nested_batches_and_keeps_their_types(tmp_path: Path) -> None:
+    class Own(Base):
+        def _prepare_input(self, data: Any) -> Any:
+            return data + 1 if isinstance(data, int) else super()._prepare_input(data)
+
+    packed = nn.utils.rnn.pack_sequence([torch.zeros(2)])
+    batch = UserDict(a=[1, (2, Pair(3, "x"))], b=OrderedDict(c=4), d=packed, e=None, f=MappingProxyType({"g": 5}))
+    prepared = Own(tmp_path)._prepare_input(batch)
+    assert prepared == UserDict(a=[2, (3, Pair(4, "x"))], b={"c": 5}, d=packed, e=None, f={"g": 6})
+    assert [type(value) for value in prepared.values()] == [type(value) for value in batch.values()]
+    assert (type(prepared["a"][1][1]), batch["a"][0]) == (Pair, 1)  # the loader's batch is as it was
+
+
+@pytest.mark.parametrize("as_attribute", [False, True])
+def test_prepare_input_may_be_put_on_one_trainer(tmp_path: Path, as_attribute: bool) -> None:
+    made, seen = Base(tmp_path), []
+    own = made._prepare_input
+
+    def noting(data: Any) -> Any:
+        seen.append(type(data))
+        return own(data)
+
+    if as_attribute:
+        made._prepare_input = noting  # type: ignore[method-assign]
+    prepared = made._prepare_input({"x": [torch.ones(1)]})
+    assert (seen, prepared["x"][0]) == ([dict, list, Tensor] if as_attribute else [], 1)
+
+
+def test_wrap_model_is_asked_before_each_evaluation_what_to_call(tmp_path: Path) -> None:
+    class Doubled(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, **inputs: Any) -> dict[str, Tensor]:
+            assert not self.training
+            return {name: 2 * value for name, value in self.inner(**inputs).items()}
+
+    class Own(Base):
+        def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> nn.Module:
+            self.seen.append((training, len(dataloader)))
+            wrapped = super()._wrap_model(model, training, dataloader)
+            return wrapped if training else Doubled(wrapped)
+
+    plain, own = Base(tmp_path / "a"), Own(tmp_path / "b")
+    assert own.evaluate()["eval_loss"] == pytest.approx(2 * plain.evaluate()["eval_loss"])
+    assert (own.predict(Tokens(3)).predictions == 2 * plain.predict(Tokens(3)).predictions).all()
+    own.train()
+    assert own.seen == [(False, 2), (False, 1), (True, 8), (False, 2), (False, 2)]
+    assert own.model_wrapped is own.model
 
 
 def test_evaluate_gives_the_metrics_that_decide_what_is_best(tmp_path: Path) -> None:
