@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from hftrain.checkpoint.layout import new_run_id
+from hftrain.checkpoint.layout import TRAINER_STATE, new_run_id
 from hftrain.core.horizon import Horizon
 from hftrain.core.meters import LossWindow, Meters, merged_windows
 from hftrain.core.position import Position
@@ -24,7 +24,7 @@ from hftrain.trainer.batch_size import BatchSizeFitter, accumulation_restored, r
 from hftrain.trainer.counters import observed, settle_counts, tokens_per_second
 from hftrain.trainer.overrides import is_overridden
 from hftrain.trainer.reactions import reactions_of
-from hftrain.trainer.resuming import position_after
+from hftrain.trainer.resuming import position_after, position_from, state_from
 from hftrain.trainer.run_length import horizon_from, horizon_of, training_source
 from hftrain.trainer.settings import data_seed, loop_settings
 from hftrain.trainer.stepping import direct_calls_in_precision
@@ -107,10 +107,9 @@ def _read(reader: CheckpointReader) -> Resume:
     data: dict[str, Any] = {"batch_size": fields.get("train_batch_size")}
     if reader.has("data"):
         data = reader.fields("data")
-    known = TrainerState.__dataclass_fields__
     return Resume(
-        state=TrainerState(**{name: value for name, value in fields.items() if name in known}),
-        position=Position(**data["position"]) if "position" in data else None,
+        state=state_from(fields, name=f"{reader.path}/{TRAINER_STATE}"),
+        position=position_from(data["position"], name=f"{reader.path}/data.json") if "position" in data else None,
         order=data.get("order"),
         windows=data.get("windows", []),
         shape={name: data[name] for name in RUN_SHAPE if data.get(name) is not None},
