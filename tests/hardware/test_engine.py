@@ -123,9 +123,11 @@ def test_an_fp16_overflow_skips_the_step_and_the_next_one_is_free_of_it(fp16: En
     task = Task()
     norm, stepped = fp16_step(fp16, task, factor=float("inf"))
     assert not stepped
+    assert fp16.step_was_skipped
     assert not norm.isfinite()
     assert torch.equal(task.net.weight, Task().net.weight)
     assert fp16_step(fp16, task)[1]
+    assert not fp16.step_was_skipped
     assert task.net.weight.isfinite().all()
 
 
