@@ -43,13 +43,14 @@ def with_ddp_defaults(settings: EngineSettings, *, checkpoints: bool) -> EngineS
     """Return the settings with what nobody set as a plain module wants it under DDP.
 
     A model may leave parameters unused, so they are looked for, unless activations are recomputed: recomputing them
-    in backward would mark a parameter as ready twice, and buffers must not change in between.
+    in backward would mark a parameter as ready twice, and buffers must not change in between. Otherwise buffers are
+    left to torch, which broadcasts them.
     """
     unused, buffers = settings.ddp_find_unused_parameters, settings.ddp_broadcast_buffers
     return replace(
         settings,
         ddp_find_unused_parameters=not checkpoints if unused is None else unused,
-        ddp_broadcast_buffers=not checkpoints if buffers is None else buffers,
+        ddp_broadcast_buffers=False if checkpoints and buffers is None else buffers,
     )
 
 

@@ -148,10 +148,8 @@ def test_a_loss_function_gets_fp32_in_a_bf16_run(tmp_path: Path) -> None:
 
 def test_a_plain_module_is_compiled_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
-    compile_ = nn.Module.compile
-    monkeypatch.setattr(
-        nn.Module, "compile", lambda module, **options: asked.append(options) or compile_(module, **options)
-    )
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda call, **options: asked.append(options) or compile_(call, **options))
     losses = {}
     for options in ({}, {"torch_compile": True, "torch_compile_backend": "eager"}):
         ours = token_trainer(tmp_path, **options)
@@ -186,10 +184,11 @@ class Checkpointed(Tagger):
 @pytest.mark.parametrize(
     ("model", "changes", "unused", "buffers"),
     [
-        (Checkpointed, {}, True, True),
+        (Checkpointed, {}, True, None),
         (Checkpointed, {"gradient_checkpointing": True}, False, False),
         (Checkpointed, {"gradient_checkpointing": True, "ddp_find_unused_parameters": True}, True, False),
         (Checkpointed, {"ddp_broadcast_buffers": False}, True, False),
+        (Checkpointed, {"gradient_checkpointing": True, "ddp_broadcast_buffers": True}, False, True),
         (Fit, {}, None, None),
     ],
 )
