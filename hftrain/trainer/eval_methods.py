@@ -15,6 +15,7 @@ from hftrain.trainer.evaluation import (
     gives_loss,
     labels_of,
     logits_of,
+    mean_loss,
     run_loop,
     task_prediction,
     timed_loop,
@@ -184,7 +185,7 @@ class EvalMethods(ReportMethods):
         with self.compute_loss_context_manager():
             if has_loss:
                 loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
-                return self._running_engine().float_outputs(loss.detach().mean()), outputs
+                return self._running_engine().float_outputs(mean_loss(loss)), outputs
             outputs = call_model(model, inputs)
         if self.args.past_index >= 0:
             self._past = past_of(outputs, self.args.past_index - 1)  # there is no loss before it

@@ -338,6 +338,20 @@ def gives_loss(trainer: EvalMethods, inputs: Any) -> bool:
     return bool(trainer.can_return_loss if asked is None else asked)
 
 
+def mean_loss(loss: Any) -> Tensor:
+    """Return the mean of what `Trainer.compute_loss` returned, 0-d.
+
+    Raises:
+        TaskError: it is no tensor.
+    """
+    if not isinstance(loss, Tensor):
+        raise TaskError(
+            f"compute_loss returned {type(loss).__name__} in evaluation, where the batch has its labels. Return the "
+            "loss tensor, or set label_names=[] for a model that computes none."
+        )
+    return loss.detach().mean()
+
+
 def labels_of(trainer: EvalMethods, inputs: Mapping[str, Any]) -> Any:
     """Return the labels of a batch: the entry of the one label name, or a tuple of several."""
     labels = tuple(map_nest(inputs.get(name), _detached) for name in trainer.label_names)
