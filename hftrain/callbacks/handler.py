@@ -112,9 +112,12 @@ class CallbackHandler(TrainerCallback):
         self._callbacks.append(added)
 
     def pop_callback(self, callback: Any) -> Any | None:
-        """Remove this callback, or the first instance of this class, and return it; None when there is none."""
+        """Remove this callback, or the first instance of this class, and return it; None when there is none.
+
+        A class of another library stands for ours of its name: a script may import ``ProgressCallback`` from there.
+        """
         for index, present in enumerate(self._callbacks):
-            if present is callback or (isinstance(callback, type) and isinstance(present, callback)):
+            if present is callback or (isinstance(callback, type) and _is_of(present, callback)):
                 return self._callbacks.pop(index)
         return None
 
@@ -283,6 +286,12 @@ for _name in ("append", "clear", "extend", "insert", "pop", "remove", "reverse",
     setattr(_WatchedList, _name, _announcing(_name))
 for _name in ("__delitem__", "__iadd__", "__imul__", "__setitem__"):
     setattr(_WatchedList, _name, _announcing(_name))
+
+
+def _is_of(present: Any, wanted: type) -> bool:
+    return isinstance(present, wanted) or any(
+        own.__name__ == wanted.__name__ and own.__module__.startswith("hftrain.") for own in type(present).__mro__[:-1]
+    )
 
 
 def _instance(callback: Any) -> Any:

@@ -100,7 +100,7 @@ class ProgressCallback(TrainerCallback):
         """Print the row, above the bar where there is one."""
         if not (self._in_training and state.is_world_process_zero and logs is not None):
             return
-        row = str({name: self._shortened(value) for name, value in _shown(logs).items()})
+        row = str({name: self._shortened(value) for name, value in _shown(logs).items()} | _rounded_epoch(logs))
         if self.training_bar is None:
             print(row, flush=True)
         else:
@@ -139,6 +139,10 @@ class ProgressCallback(TrainerCallback):
 
 def _shown(logs: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in logs.items() if name != "total_flos"}
+
+
+def _rounded_epoch(logs: dict[str, Any]) -> dict[str, Any]:
+    return {"epoch": round(logs["epoch"], 2)} if isinstance(logs.get("epoch"), float) else {}
 
 
 def _is_watched(args: Any) -> bool:

@@ -199,6 +199,8 @@ def _windows(trainer: Trainer, resume: Resume | None, settings: LoopSettings) ->
         losses, meters = saved[engine.process_index]["losses"], saved[engine.process_index]["meters"]
     elif saved:
         losses = merged_windows([window["losses"] for window in saved])
+    elif resume is not None:  # another trainer's, which keeps no open window: one begins here
+        losses = {"steps_closed": resume.state.global_step}
     return LossWindow(filter_nonfinite=settings.filter_nonfinite_losses, state=losses), Meters(meters)
 
 

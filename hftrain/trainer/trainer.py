@@ -21,6 +21,7 @@ from hftrain.hardware.seeding import enable_full_determinism, set_seed
 from hftrain.trainer.construction import (
     accepts_loss_kwargs,
     can_return_loss,
+    check_arguments,
     check_collator,
     check_data,
     check_metrics,
@@ -102,6 +103,7 @@ class Trainer(LaterMethods):
     ) -> None:
         check_overrides(type(self))
         self.args = args if args is not None else TrainingArguments("tmp_trainer")
+        check_arguments(self.args)
         set_log_level(self.args)
         self._start_without_a_run()
         self.create_accelerator_and_postprocess()

@@ -277,3 +277,8 @@ def test_arguments_that_change_after_construction_are_checked_by_train(
         setattr(ours.args, name, value)
     with pytest.raises(ConfigurationError, match=asked):
         ours.train()
+
+
+def test_arguments_of_another_library_are_refused_by_name() -> None:
+    with pytest.raises(ConfigurationError, match="args is a builtins.dict. Pass hftrain's"):
+        Trainer(Model(), {"output_dir": "out"})  # type: ignore[arg-type]
