@@ -86,7 +86,10 @@ def docstrings_of(package: str) -> list[str]:
 
 
 class PackageClassifier(nn.Module):
-    """The encoder's mean over a text's tokens, made of length 1, and a linear layer; the lower half of the encoder stays as it is."""
+    """The encoder's mean over a text's tokens, made of length 1, and a linear layer.
+
+    The lower half of the encoder stays as it is.
+    """
 
     def __init__(self, num_labels: int) -> None:
         super().__init__()
