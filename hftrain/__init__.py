@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from hftrain.data.collators import DataCollatorWithPadding as DataCollatorWithPadding
     from hftrain.data.collators import DefaultDataCollator as DefaultDataCollator
     from hftrain.data.collators import default_data_collator as default_data_collator
+    from hftrain.data.language import DataCollatorForLanguageModeling as DataCollatorForLanguageModeling
+    from hftrain.data.language import DataCollatorForSeq2Seq as DataCollatorForSeq2Seq
     from hftrain.errors import HftrainError as HftrainError
     from hftrain.errors import TrainingInterrupted as TrainingInterrupted
     from hftrain.hardware.seeding import enable_full_determinism as enable_full_determinism
@@ -80,6 +82,8 @@ if TYPE_CHECKING:
 _HOME = {
     "Adafactor": "hftrain.optim.adafactor",
     "BestRun": "hftrain.types.outputs",
+    "DataCollatorForLanguageModeling": "hftrain.data.language",
+    "DataCollatorForSeq2Seq": "hftrain.data.language",
     "DataCollatorWithPadding": "hftrain.data.collators",
     "DataModule": "hftrain.core.data",
     "DebugOption": "hftrain.types.choices",
@@ -137,6 +141,7 @@ _HOME = {
 }
 
 if not TYPE_CHECKING:
+    __all__ = list(_HOME)
 
     def __getattr__(name: str) -> Any:
         """Import a public name from its module, once: afterwards it is an ordinary attribute."""

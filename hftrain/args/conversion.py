@@ -7,6 +7,7 @@ the same number, so they are read as one. Nothing here looks at two arguments at
 from __future__ import annotations
 
 import json
+import logging
 import os
 import types
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from dataclasses import asdict, fields, is_dataclass
 from difflib import get_close_matches
 from enum import Enum
 from functools import cache
+from importlib.metadata import Distribution
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -21,6 +23,9 @@ from hftrain.args.accelerator import KEYS, AcceleratorConfig
 from hftrain.args.fields import shown
 from hftrain.types.choices import DebugOption, FSDPOption
 
+logger = logging.getLogger(__name__)
+
+TRACKERS = ("tensorboard", "wandb", "mlflow", "comet_ml", "clearml", "codecarbon", "dvclive", "neptune", "swanlab")
 Converter = Callable[[Any], Any]
 WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
@@ -186,9 +191,30 @@ def _to_steps(value: Any) -> int | float:
     return int(number) if number >= 1 and float(number).is_integer() else number
 
 
+def _to_token(value: Any) -> str | None:
+    # to_dict writes <HUB_TOKEN> in a token's place, set or not: read back, it is none.
+    text = None if value is None else to_str(value)
+    return None if text is not None and text.startswith("<") and text.endswith("_TOKEN>") else text
+
+
 def _to_trackers(value: Any) -> list[str]:
-    # "all" means all that are there, and this version has none.
-    return [name for name in to_list([] if value in (None, "") else value) if name not in ("none", "all")]
+    # "all", which is also the default, means all that are there, and this version has none.
+    names = to_list("all" if value in (None, "") else value)
+    if "all" in names:
+        _name_installed_trackers()
+    return [name for name in names if name not in ("none", "all")]
+
+
+@cache
+def _name_installed_trackers() -> None:
+    """Say once which installed trackers "all" would mean: a run without its usual curves should not surprise."""
+    there = [name for name in TRACKERS if any(True for _ in Distribution.discover(name=name))]
+    if there:
+        logger.warning(
+            "report_to='all' (the default) reports to nothing in this version, though %s can be imported. Log from a "
+            "callback's on_log, or set report_to='none' to leave out this line.",
+            ", ".join(there),
+        )
 
 
 def _fsdp(value: Any) -> list[Enum]:
@@ -215,6 +241,8 @@ SPECIAL: Mapping[str, Converter] = {
     "report_to": _to_trackers,
     "resume_from_checkpoint": lambda value: value if value is None or isinstance(value, bool) else to_str(value),
     "save_steps": _to_steps,
+    "hub_token": _to_token,
+    "push_to_hub_token": _to_token,
 }
 
 BY_TYPE: tuple[tuple[Any, Converter], ...] = (  # the first that the declaration names

@@ -21,6 +21,8 @@ from hftrain.errors import ConfigurationError
 WORDS = {"yes": True, "true": True, "t": True, "y": True, "1": True}
 WORDS |= {"no": False, "false": False, "f": False, "n": False, "0": False}
 NONE = type(None)
+# One word or a list of them; the reference's parser takes one word for such a type.
+SEVERAL_WORDS = ("report_to",)
 
 
 class HfArgumentParser(ArgumentParser):
@@ -188,6 +190,8 @@ def _one_type(name: str, hint: Any) -> Any:
             f"The field {name} may be {' or '.join(map(_shown, present))}, and a text on the command line can be read "
             "as one type only. Declare one, or one of them and str."
         )
+    if name in SEVERAL_WORDS:
+        return next(member for member in present if get_origin(member) is list)
     if NONE in members and bool in members:  # a text that looks like a truth value may still be a text
         return str
     passed_over = NONE if NONE in members else str

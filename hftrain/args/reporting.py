@@ -41,7 +41,7 @@ class ReportingArguments:
     logging_first_step: bool = argument(False, "Log the first update as well.")
     logging_steps: float = argument(500, "Updates between two logs, or, below 1, their part of all updates.")
     logging_nan_inf_filter: bool = argument(True, "Leave losses that are nan or infinite out of the logged mean.")
-    report_to: str | list[str] | None = argument(None, "Trackers to report to; 'none' or []: none.")
+    report_to: None | str | list[str] = argument(None, "Trackers to report to; 'none' or []: none.")
     disable_tqdm: bool | None = argument(None, "No progress bars; None: bars on a terminal only.")
     skip_memory_metrics: bool = argument(True, "Do not measure memory.")
     include_tokens_per_second: bool | None = argument(False, "Measure tokens per second.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from hftrain.args.accelerator import AcceleratorConfig
 from hftrain.args.fields import argument
 from hftrain.types.choices import DebugOption, FSDPOption
 
@@ -21,7 +20,7 @@ class RunningArguments:
     do_train: bool = argument(False, "For your script: whether it trains.")
     do_eval: bool = argument(False, "For your script: whether it evaluates; True when eval_strategy is not 'no'.")
     do_predict: bool = argument(False, "For your script: whether it predicts.")
-    resume_from_checkpoint: str | bool | None = argument(
+    resume_from_checkpoint: str | None = argument(
         None, "For your script: what it hands to train; the value 'auto' is read by train itself."
     )
     run_name: str | None = argument(None, "Name of the run; None: output_dir.")
@@ -65,7 +64,7 @@ class RunningArguments:
         None, "Deprecated spelling of fsdp_config's transformer_layer_cls_to_wrap."
     )
     deepspeed: dict[str, Any] | str | None = argument(None, "DeepSpeed's configuration, as a dict or a JSON file.")
-    accelerator_config: AcceleratorConfig | dict[str, Any] | str | None = argument(
+    accelerator_config: dict[str, Any] | str | None = argument(
         None, "How batches are dealt to processes, as a dict, JSON text or a JSON file."
     )
     mp_parameters: str = argument("", "Settings of SageMaker's model parallelism.")

@@ -112,9 +112,12 @@ class CallbackHandler(TrainerCallback):
         self._callbacks.append(added)
 
     def pop_callback(self, callback: Any) -> Any | None:
-        """Remove this callback, or the first instance of this class, and return it; None when there is none."""
+        """Remove this callback, or the first instance of this class, and return it; None when there is none.
+
+        A class of another library stands for ours of its name: a script may import ``ProgressCallback`` from there.
+        """
         for index, present in enumerate(self._callbacks):
-            if present is callback or (isinstance(callback, type) and isinstance(present, callback)):
+            if present is callback or (isinstance(callback, type) and _is_of(present, callback)):
                 return self._callbacks.pop(index)
         return None
 
@@ -293,6 +296,12 @@ for _name in ("__delitem__", "__iadd__", "__imul__", "__setitem__"):
     setattr(_WatchedList, _name, _announcing(_name))
 
 
+def _is_of(present: Any, wanted: type) -> bool:
+    return isinstance(present, wanted) or any(
+        own.__name__ == wanted.__name__ and own.__module__.startswith("hftrain.") for own in type(present).__mro__[:-1]
+    )
+
+
 def _instance(callback: Any) -> Any:
     """``callback`` itself, or an instance of the class that it is."""
     if isinstance(callback, type):
@@ -323,7 +332,10 @@ def _raise_naming(error: Exception, where: str, state: Any) -> NoReturn:
     step = getattr(state, "global_step", None)
     if isinstance(error, HftrainError):
         error.add_note(f"Raised in {where}, at step {step}.")
-        raise error
+        try:
+            raise error
+        finally:
+            del error  # its traceback holds this frame: a cycle that would keep the whole run alive
     raise CallbackError(f"{where} raised {type(error).__name__} at step {step}: {error}") from error
 
 

@@ -88,6 +88,7 @@ class NotebookProgressCallback(TrainerCallback):
         self.prediction_bar: ProgressBar | None = None
         self.table: MetricsTable | None = None
         self._display: Any = None
+        self._loader: Any = None
         self._next_update = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> None:
@@ -98,7 +99,7 @@ class NotebookProgressCallback(TrainerCallback):
         validation = ["Validation Loss"] if args.eval_strategy != IntervalStrategy.NO else []
         self.table = MetricsTable([first, "Training Loss", *validation])
         self.training_bar = ProgressBar(state.max_steps, state.global_step)
-        self._display = None
+        self.prediction_bar = self._loader = self._display = None  # an error may have left them
         self._draw()
 
     @without_keywords
@@ -111,8 +112,8 @@ class NotebookProgressCallback(TrainerCallback):
         self, args: Any, state: Any, control: TrainerControl, eval_dataloader: Any = None, **kwargs: Any
     ) -> None:
         """Open the evaluation's bar with the first batch, and move it, if its time has come."""
-        if self.prediction_bar is None:
-            total = _length(eval_dataloader)
+        if self.prediction_bar is None or eval_dataloader is not self._loader:  # an error may have left another's bar
+            total, self.prediction_bar, self._loader = _length(eval_dataloader), None, eval_dataloader
             if total is None or not state.is_world_process_zero:
                 return
             self.prediction_bar, self._next_update = ProgressBar(total), 0.0
@@ -158,7 +159,7 @@ class NotebookProgressCallback(TrainerCallback):
     def _close_prediction_bar(self) -> None:
         if self.prediction_bar is None and self.table is None:
             return
-        self.prediction_bar = None
+        self.prediction_bar = self._loader = None
         self._draw()
         if self.training_bar is None:  # an evaluation alone
             self._display = None

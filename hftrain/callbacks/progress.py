@@ -48,6 +48,7 @@ class ProgressCallback(TrainerCallback):
         self.prediction_bar: Any = None
         self._in_training = False
         self._batches = 0
+        self._loader: Any = None
         self._next_update = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> None:
@@ -55,6 +56,7 @@ class ProgressCallback(TrainerCallback):
         if not state.is_world_process_zero:
             return
         self._in_training = True
+        self._close_bars()  # an error may have left them
         if _is_watched(args):
             self.training_bar = _bar(total=state.max_steps, initial=state.global_step)
             self._next_update = 0.0
@@ -70,6 +72,9 @@ class ProgressCallback(TrainerCallback):
         self, args: Any, state: Any, control: TrainerControl, eval_dataloader: Any = None, **kwargs: Any
     ) -> None:
         """Open the evaluation bar at the first batch, and move it, if its time has come."""
+        if eval_dataloader is not self._loader:  # an error may have left another's bar
+            self._close_prediction_bar()
+            self._loader = eval_dataloader
         self._batches += 1
         if self._batches == 1 and state.is_world_process_zero and _is_watched(args):
             total = _length(eval_dataloader)
@@ -95,7 +100,7 @@ class ProgressCallback(TrainerCallback):
         """Print the row, above the bar where there is one."""
         if not (self._in_training and state.is_world_process_zero and logs is not None):
             return
-        row = str({name: self._shortened(value) for name, value in _shown(logs).items()})
+        row = str({name: self._shortened(value) for name, value in _shown(logs).items()} | _rounded_epoch(logs))
         if self.training_bar is None:
             print(row, flush=True)
         else:
@@ -105,22 +110,26 @@ class ProgressCallback(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: TrainerControl, **kwargs: Any) -> None:
         """Bring the training bar to the last step and close it."""
         self._in_training = False
-        self._close_prediction_bar()
         if self.training_bar is not None:
             self._move(self.training_bar, state.global_step)
-            self.training_bar.close()
-            self.training_bar = None
+        self._close_bars()
 
     def _move(self, bar: Any, position: int) -> None:
         bar.update(position - bar.n)
         self._next_update = monotonic() + _BETWEEN_UPDATES_S
+
+    def _close_bars(self) -> None:
+        self._close_prediction_bar()
+        if self.training_bar is not None:
+            self.training_bar.close()
+            self.training_bar = None
 
     def _close_prediction_bar(self) -> None:
         if self.prediction_bar is not None:
             self._move(self.prediction_bar, self._batches)
             self.prediction_bar.close()
             self.prediction_bar = None
-        self._batches = 0
+        self._batches, self._loader = 0, None
 
     def _shortened(self, value: Any) -> Any:
         if isinstance(value, str) and len(value) > self.max_str_len:
@@ -130,6 +139,10 @@ class ProgressCallback(TrainerCallback):
 
 def _shown(logs: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in logs.items() if name != "total_flos"}
+
+
+def _rounded_epoch(logs: dict[str, Any]) -> dict[str, Any]:
+    return {"epoch": round(logs["epoch"], 2)} if isinstance(logs.get("epoch"), float) else {}
 
 
 def _is_watched(args: Any) -> bool:

@@ -84,18 +84,21 @@ def tree_of(part: Part) -> Any:
 # ---------------------------------------------------------------------------------------------------------------- model
 
 
-def model_part(state_dict: Mapping[str, Any], *, tied: Collection[str] = ()) -> Part:
+def model_part(state_dict: Mapping[str, Any], *, tied: Collection[str] = (), keep_untied: bool = False) -> Part:
     """The model's weights under Hugging Face's names; tensors that are one memory are saved once.
 
     Args:
         state_dict: as ``module.state_dict()`` gives it. Extra states that are no tensors go to ``model.json``.
         tied: names to leave out rather than keep where several share memory, for a model that knows its ties.
+        keep_untied: leave out no other names: transformers would fill them at random when it loads the file.
     """
     tensors: dict[str, Tensor] = {}
     extra: dict[str, Any] = {}
     for name, value in state_dict.items():
         (tensors if isinstance(value, Tensor) else extra)[name] = value
     shared = _shared_names(tensors, tied)
+    if keep_untied:
+        shared = {name: kept for name, kept in shared.items() if name in tied}
     extra_tensors, document = pack(extra, prefix="extra")
     kept = {name: tensor.detach() for name, tensor in tensors.items() if name not in shared}
     return Part(name="model", tensors=kept | extra_tensors, document=document or None, shared=shared)

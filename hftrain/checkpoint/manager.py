@@ -6,7 +6,7 @@ import logging
 import os
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,11 +14,12 @@ import torch
 
 from hftrain._version import __version__
 from hftrain.checkpoint.background import BackgroundSaves
-from hftrain.checkpoint.catalog import CheckpointFolder, Status, Verification, inspect_folder, scan
+from hftrain.checkpoint.catalog import CheckpointFolder, Status, Verification, inspect_folder, read_manifest, scan
 from hftrain.checkpoint.contents import Part
 from hftrain.checkpoint.foreign import open_any
 from hftrain.checkpoint.formats import parse_size
 from hftrain.checkpoint.layout import (
+    MANIFEST,
     PROTECTED,
     FileRecord,
     Manifest,
@@ -30,7 +31,15 @@ from hftrain.checkpoint.layout import (
 from hftrain.checkpoint.reader import CheckpointReader
 from hftrain.checkpoint.resume import ResumeFinder
 from hftrain.checkpoint.retention import Candidate, Policy, limit, named, surplus
-from hftrain.checkpoint.saving import CheckpointSave, Later, Ranks, begin_folder, on_rank_zero, remove_folder
+from hftrain.checkpoint.saving import (
+    CheckpointSave,
+    Later,
+    Ranks,
+    amended_files,
+    begin_folder,
+    on_rank_zero,
+    remove_folder,
+)
 from hftrain.checkpoint.staging import StagedParts
 from hftrain.checkpoint.storage import Storage, is_same_path, join, name_of, plain_path, storage_for
 
@@ -118,13 +127,16 @@ class CheckpointManager:
             ranks=self._ranks,
             max_shard_bytes=self._max_shard_bytes,
             manifest=lambda files: self._manifest(step, epoch, samples, files),
-            committed=lambda: self._note_commit(name, step),
+            ended=lambda is_committed: self._note_end(name, step, is_committed=is_committed),
             later=None if parts is None else Later(parts, lambda save: self._write_later(save, parts)),
         )
         return self._open_save
 
-    def _note_commit(self, name: str, step: int) -> None:
-        self._newest, self._open_save, self._resumed_from = name, None, None
+    def _note_end(self, name: str, step: int, *, is_committed: bool) -> None:
+        self._open_save = None
+        if not is_committed:
+            return
+        self._newest, self._resumed_from = name, None
         self.background.unmended = None
         if self._ranks.process_index == 0:
             told = CommittedCheckpoint(path=join(self.output_dir, name), step=step, run_id=self.run_id)
@@ -172,6 +184,27 @@ class CheckpointManager:
         self._open_save = None  # nobody writes into it any more
         self.background.start(save, parts, clean_up=self._clean_up)
 
+    def amend(self) -> None:
+        """Let the newest checkpoint's manifest say what it holds, where callbacks changed its files after the commit.
+
+        A script's ``on_save`` may write a model into the folder, or remove what it has no use for. All ranks must call
+        this, after their callbacks.
+        """
+        self._ranks.barrier()
+        self._on_rank_zero(self._amend_newest)
+
+    def _amend_newest(self) -> None:
+        folder = join(self.output_dir, self._newest or "")
+        found = inspect_folder(self._storage, folder) if self._newest else None
+        if found is None or MANIFEST not in found.files:
+            return
+        manifest = read_manifest(self._storage, folder, found.files)
+        files = amended_files(self._storage, folder, found.files, manifest.files)
+        # Files beside those that are listed do no harm, while a manifest being written over is none until it is whole.
+        if any(files.get(path) != record for path, record in manifest.files.items()):
+            self._known.pop(found.name, None)
+            self._storage.write(join(folder, MANIFEST), [replace(manifest, files=files).to_json()])
+
     # ---------------------------------------------------------------------------------------------------- what is there
 
     def retain(self, *, best: str | None = None) -> None:
@@ -188,6 +221,13 @@ class CheckpointManager:
             for folder in scan(self._storage, self.output_dir)
             if folder.manifest is not None and folder.status is Status.COMMITTED
         ]
+
+    def whereabouts(self, path: str) -> str | None:
+        """Where a checkpoint lies: under this output folder, if that was moved; else as given. None: nowhere."""
+        moved = join(self.output_dir, name_of(plain_path(path)))
+        if any(one.path == moved for one in self.committed()):
+            return moved
+        return path if inspect_folder(storage_for(path), path).files else None
 
     def _is_loaded(self, folder: str, loaded: str | None, step: int, samples: int) -> bool:
         if loaded is None or not is_same_path(folder, loaded):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol
@@ -67,7 +67,7 @@ class CheckpointSave:
         ranks: Ranks,
         max_shard_bytes: int,
         manifest: Callable[[dict[str, FileRecord]], Manifest],
-        committed: Callable[[], None],
+        ended: Callable[[bool], None],
         later: Later | None = None,
     ) -> None:
         self.folder = folder
@@ -76,7 +76,7 @@ class CheckpointSave:
         self._ranks = ranks
         self._max_shard_bytes = max_shard_bytes
         self._manifest = manifest
-        self._committed = committed
+        self._ended = ended
         self._later = later
         self._written: dict[str, Written] = {}
 
@@ -102,7 +102,7 @@ class CheckpointSave:
 
     def note_commit(self) -> None:
         """Hear, on rank 0, that it was committed. A thread may call this."""
-        self._committed()
+        self._ended(True)
 
     def discard(self) -> None:
         """Free what a failed save wrote, as far as the storage lets us. Rank 0 calls this, when all have ended."""
@@ -134,31 +134,34 @@ class CheckpointSave:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None and not isinstance(error, Exception):
-            return  # an interrupt or an exit does not wait for other ranks
-        written = self._written_by_all(error)
-        if self._later is not None:
-            self._later.start(self)
-            return
-        on_rank_zero(self._ranks, lambda: self.commit(written), place=self.folder)
-        self._committed()
+        is_committed = False
+        try:
+            is_committed = self._end(error)
+        finally:
+            self._ended(is_committed)
 
-    def _written_by_all(self, error: Exception | None) -> dict[str, Written]:
-        """Tell every rank what all have written. Raises the error of this rank, or of another."""
-        results: list[tuple[dict[str, Written], str | None]] = self._ranks.gather_object(
-            (self._written, None if error is None else text_of(error))
-        )
+    def _end(self, error: BaseException | None) -> bool:
+        """Commit, if no rank has an error; say whether it was done. An error of this rank goes on as it came."""
+        if error is not None and not isinstance(error, Exception):
+            return False  # an interrupt or an exit does not wait for other ranks
+        results = self._results_of_all(error)
         failures = [f"rank {rank}: {text}" for rank, (_, text) in enumerate(results) if text is not None]
         if failures and (error is None or isinstance(error, OSError | CheckpointError)):
             raise CheckpointError(
                 f"{self.folder} could not be written ({'; '.join(failures)}). Older checkpoints are untouched."
             ) from error
         if error is not None:
-            raise error
-        written: dict[str, Written] = {}
-        for one, _ in results:
-            written |= one
-        return written
+            return False  # not raised here: its traceback would hold this frame, and the frame the error and the run
+        if self._later is not None:
+            self._later.start(self)
+            return False
+        written = {path: one for files, _ in results for path, one in files.items()}
+        on_rank_zero(self._ranks, lambda: self.commit(written), place=self.folder)
+        return True
+
+    def _results_of_all(self, error: Exception | None) -> list[tuple[dict[str, Written], str | None]]:
+        """Tell every rank what each has written, and its error in one line."""
+        return self._ranks.gather_object((self._written, None if error is None else text_of(error)))
 
     def _all_files(self, written: dict[str, Written]) -> dict[str, FileRecord]:
         """Every file in the folder, with those that other code made or changed."""
@@ -190,6 +193,24 @@ def begin_folder(storage: Storage, folder: str, *, run_id: str, step: int) -> No
     empty_folder(storage, folder)
 
 
+def amended_files(
+    storage: Storage, folder: str, found: Mapping[str, Entry], records: Mapping[str, FileRecord]
+) -> dict[str, FileRecord]:
+    """The records of the files that a committed folder has now; what has not changed since its manifest is not read."""
+    committed_ns = found[MANIFEST].changed_ns
+    files: dict[str, FileRecord] = {}
+    for path, entry in sorted(found.items()):
+        if entry.kind != "file" or path in (INCOMPLETE, MANIFEST):
+            continue
+        record = records.get(path)
+        is_changed = bool(entry.changed_ns) and entry.changed_ns >= committed_ns
+        if record is None or is_changed or entry.num_bytes != record.num_bytes:
+            written = seal(storage, join(folder, path))
+            record = FileRecord(num_bytes=written.num_bytes, sha256=written.sha256)
+        files[path] = record
+    return files
+
+
 def remove_folder(storage: Storage, folder: str, *, run_id: str) -> None:
     """Remove a checkpoint; marked torn first, so that one stopped halfway is never taken for a checkpoint."""
     storage.write(join(folder, INCOMPLETE), [dump_json({"run_id": run_id, "removing": True})])
@@ -215,10 +236,13 @@ def on_rank_zero(ranks: Ranks, action: Callable[[], Any], *, place: str) -> Any:
             error = caught
     failure = None if error is None else (type(error), text_of(error))
     result, failure = ranks.broadcast_object((result, failure))
-    if isinstance(error, OSError):
-        raise CheckpointError(f"{place}: {text_of(error)}") from error
-    if error is not None:
-        raise error
+    try:
+        if isinstance(error, OSError):
+            raise CheckpointError(f"{place}: {text_of(error)}") from error
+        if error is not None:
+            raise error
+    finally:
+        error = None  # its traceback holds this frame: a cycle that would keep the whole run alive
     if failure is not None:
         kind, text = failure
         raise kind(text) if issubclass(kind, CheckpointError) else CheckpointError(f"On rank 0: {text}")

@@ -222,24 +222,23 @@ def gather_rows(engine: Engine, output: Any, size: int, *, name: str = "outputs"
     return map_nest(rows, lambda leaf: _gathered(engine, leaf))
 
 
-def pad_across_ranks(engine: Engine, tree: Any, *, dim: int = 1, padding: int = PADDING, first: bool = False) -> Any:
-    """Pad ``dim`` of every tensor to the longest of all ranks, behind (with ``first``: before) what is there.
+def pad_across_ranks(engine: Engine, tree: Any) -> Any:
+    """Pad dimension 1 of every tensor with -100 to the longest of all ranks.
 
     All ranks must call this, with nests of the same shape. The host reads one row of sizes a rank.
     """
-    sizes = [leaf.shape[dim] for leaf in nest_leaves(tree) if isinstance(leaf, Tensor) and leaf.dim() > dim]
+    sizes = [leaf.shape[1] for leaf in nest_leaves(tree) if isinstance(leaf, Tensor) and leaf.dim() > 1]
     if not sizes or engine.world_size == 1:
         return tree
     longest = iter(engine.gather(torch.tensor([sizes])).amax(dim=0).tolist())
 
     def padded(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor) or leaf.dim() <= dim:
+        if not isinstance(leaf, Tensor) or leaf.dim() <= 1:
             return leaf
-        missing = next(longest) - leaf.shape[dim]
+        missing = next(longest) - leaf.shape[1]
         if missing == 0:
             return leaf
-        fill = leaf.new_full((*leaf.shape[:dim], missing, *leaf.shape[dim + 1 :]), padding)
-        return torch.cat((fill, leaf) if first else (leaf, fill), dim=dim)
+        return torch.cat((leaf, leaf.new_full((leaf.shape[0], missing, *leaf.shape[2:]), PADDING)), dim=1)
 
     return map_nest(tree, padded)
 

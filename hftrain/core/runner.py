@@ -111,12 +111,16 @@ class LoopRunner(StepEnds):
         self._interrupts = interrupts or Interrupts()
         self._open_step = open_step
         self._left_by_stopped = unfinished or Unfinished()
+        self._drawer = StepDrawer(source, task, self._interrupts.random_states.take, draw)
+        self._start_afresh()
+
+    def _start_afresh(self) -> None:
+        """Set what is counted and noted while the loop runs."""
         self.unfinished = Unfinished()
         """What this run leaves to do, once it was stopped."""
         self._event_left: Event | None = None
         self._is_evaluating = False
         self._num_rows = 0
-        self._drawer = StepDrawer(source, task, self._interrupts.random_states.take, draw)
         self._batches_left: int | None = None
         self._kind_of_step = (0, False)
         self._is_counting: bool | None = None

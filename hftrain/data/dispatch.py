@@ -50,7 +50,11 @@ class DispatchingLoader(DataLoader[Any]):
 
     A round is one batch for each process, or, with ``split``, one batch that is divided among them. A last round that
     is not full is divided evenly, and filled up with samples of the first round; this is how accelerate's
-    ``dispatch_batches`` deals. Batches hold tensors with the samples along dimension 0, or lists of them.
+    ``dispatch_batches`` deals. With ``repeats=False`` no batch holds both samples that count and repeated ones, so that
+    its mean loss is that of the former: a last round is dealt in the batches that were read, and a process for which
+    none is left gets one that does not count.
+
+    Batches hold tensors with the samples along dimension 0, or lists of them.
 
     Args:
         dataset: the data; on the other processes only its length is asked for.
@@ -59,6 +63,7 @@ class DispatchingLoader(DataLoader[Any]):
         is_main: whether this process reads.
         split: divide each batch.
         drops_last: leave out a last round that is not full.
+        repeats: fill up a last round.
         inner: what of ours deals this loader's samples, or None.
         options: of `torch.utils.data.DataLoader`.
 
@@ -75,6 +80,7 @@ class DispatchingLoader(DataLoader[Any]):
         is_main: bool,
         split: bool = False,
         drops_last: bool = False,
+        repeats: bool = True,
         inner: Any = None,
         **options: Any,
     ) -> None:
@@ -85,6 +91,7 @@ class DispatchingLoader(DataLoader[Any]):
         self._world_size = world_size
         self._is_main = is_main
         self._drops_last = drops_last
+        self._repeats = repeats
         self._num_real: list[int] = []
 
     def rounds_of(self, num_batches: int) -> int:
@@ -132,11 +139,12 @@ class DispatchingLoader(DataLoader[Any]):
         first: list[Any] = []
         while batches := list(islice(source, self.spread)):
             first = first or batches
+            if len(batches) < self.spread and self._drops_last:
+                return
             sizes = [size_of(batch) for batch in batches]
-            if len(batches) == self._world_size and len(set(sizes)) == 1:
-                yield [Part(batch, size) for batch, size in zip(batches, sizes, strict=True)]
-            elif len(batches) == self.spread or not self._drops_last:
-                yield self._divided(batches, sizes, first)
+            is_full = len(batches) == self._world_size and len(set(sizes)) == 1
+            is_dealt_whole = is_full or (self.spread > 1 and not self._repeats)
+            yield (self._whole if is_dealt_whole else self._divided)(batches, sizes, first)
 
     def _divided(self, batches: list[Any], sizes: list[int], first: list[Any]) -> list[Part]:
         """Divide a round evenly over the processes."""
@@ -145,11 +153,19 @@ class DispatchingLoader(DataLoader[Any]):
         missing = share * self._world_size - total
         joined = _joined(batches, missing, first)
         if joined is None:
-            # Padded to different lengths: whole batches can be dealt, and the first ones again where there are none.
-            dealt = [Part(batch, size) for batch, size in zip(batches, sizes, strict=True)]
-            return dealt + [Part(first[rank % len(first)], 0) for rank in range(len(dealt), self._world_size)]
-        size, begins = size_of(joined), range(0, share * self._world_size, share)
-        return [Part(sliced(joined, begin, begin + share, size), max(0, min(share, total - begin))) for begin in begins]
+            return self._whole(batches, sizes, first)  # padded to different lengths
+        size = size_of(joined)
+        parts = []
+        for begin in range(0, share * self._world_size, share):
+            num_real = max(0, min(share, total - begin))
+            rows = share if self._repeats else max(1, num_real)
+            parts.append(Part(sliced(joined, begin, begin + rows, size), num_real))
+        return parts
+
+    def _whole(self, batches: list[Any], sizes: list[int], first: list[Any]) -> list[Part]:
+        """Deal a round's batches, and those of the first round again where there are none."""
+        dealt = [Part(batch, size) for batch, size in zip(batches, sizes, strict=True)]
+        return dealt + [Part(first[rank % len(first)], 0) for rank in range(len(dealt), self._world_size)]
 
 
 def _joined(batches: list[Any], missing: int, first: list[Any]) -> Any:

@@ -76,7 +76,7 @@ def train_loader(
         return _checked(_prepared(data, settings, training=True))
     if settings.dispatches(data):
         whole = train_loader(data, settings.alone(), collate_fn=collate_fn, sampler=sampler)
-        return _checked(dispatched(whole, settings, drops_last=settings.drop_last))
+        return _checked(dispatched(whole, settings, training=True, drops_last=settings.drop_last))
     if _is_iterable(data):
         if sampler is not None:
             raise DataError(
@@ -112,12 +112,13 @@ def eval_loader(
         return _checked(_prepared(data, settings, training=False))
     if settings.dispatches(data):
         whole = eval_loader(data, settings.alone(), collate_fn=collate_fn, sampler=sampler)
-        return _checked(dispatched(whole, settings, drops_last=False))
+        return _checked(dispatched(whole, settings, training=False))
     if _is_iterable(data):
         return _checked(_iterable_loader(data, settings, training=False, collate_fn=collate_fn))
     how: dict[str, Any] = {"batch_size": settings.rank_share(settings.batch_size), "drop_last": settings.drop_last}
     if sampler is None or type(sampler) is SequentialSampler:
-        batches: Sampler[list[int]] = eval_batches(sized(data), settings, **how)
+        num_samples = sized(data) if sampler is None else len(sampler)
+        batches: Sampler[list[int]] = eval_batches(num_samples, settings, **how)
     else:
         batches = sampled_eval_batches(sampler, settings, **how)
     options = settings.worker_options(training=False)
@@ -147,7 +148,8 @@ def _prepared(loader: Loader, settings: LoaderSettings, *, training: bool) -> Lo
     if is_dealt(loader, settings):
         return loader
     if settings.dispatches(loader.dataset):
-        return dispatched(seeded_loader(loader, settings), settings, drops_last=training and loader.drop_last)
+        seeded = seeded_loader(loader, settings)
+        return dispatched(seeded, settings, training=training, drops_last=training and loader.drop_last)
     return (shared_train_loader if training else shared_eval_loader)(loader, settings)
 
 

@@ -60,12 +60,15 @@ def seeded_loader(loader: Loader, settings: LoaderSettings) -> Loader:
     return remade(loader, settings, batch_sampler=own)
 
 
-def dispatched(loader: Loader, settings: LoaderSettings, *, drops_last: bool) -> DispatchingLoader:
+def dispatched(
+    loader: Loader, settings: LoaderSettings, *, training: bool, drops_last: bool = False
+) -> DispatchingLoader:
     """Make a loader of everything into one that the main process reads for all.
 
     Args:
         loader: of one process.
         settings: how; of this rank among all.
+        training: fill up a last round with samples of the first; evaluation counts every sample once.
         drops_last: leave out a last round that is not full.
     """
     if isinstance(loader.dataset, IterableDataset):
@@ -82,6 +85,7 @@ def dispatched(loader: Loader, settings: LoaderSettings, *, drops_last: bool) ->
         is_main=settings.process_index == 0,
         split=settings.split_batches,
         drops_last=drops_last,
+        repeats=training,
         **{name: getattr(loader, name) for name in _KEPT_SETTINGS} | batching,
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -14,10 +15,21 @@ from torch.nn.parallel import DistributedDataParallel
 def compiled(call: Callable[..., Any], options: Mapping[str, Any]) -> Callable[..., Any]:
     """Return the call compiled; a module in place, so that its state dict keeps its names."""
     if isinstance(call, nn.Module):
-        call.compile(**options)
+        # Module.compile puts the module's bound method into the module: only the garbage collector would free it.
+        call._compiled_call_impl = _of_module(call, torch.compile(type(call)._call_impl, **options))
         return call
     function: Callable[..., Any] = torch.compile(call, **options)
     return function
+
+
+def _of_module(module: nn.Module, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the function with the module as first argument, which is not kept alive."""
+    own = weakref.ref(module)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        return function(own(), *args, **kwargs)
+
+    return run
 
 
 def inside(context: Callable[[], AbstractContextManager[Any]], call: Callable[..., Any]) -> Callable[..., Any]:

@@ -125,6 +125,8 @@ class Engine:
         self._full_precision: AbstractContextManager[None] = nullcontext()
         self.is_synced = True
         """Whether the current micro-batch's backward averages gradients: it is the last of its step."""
+        self.step_was_skipped = False
+        """Whether the latest `optimizer_step` left the weights alone."""
         self._restore_tf32 = apply_tf32(settings.tf32)
         self._forget()
 
@@ -284,7 +286,9 @@ class Engine:
         if self._scaler is None:
             optimizer.step()
             return True
-        return self._scaler.step_if_finite(optimizer)
+        stepped = self._scaler.step_if_finite(optimizer)
+        self.step_was_skipped = not stepped
+        return stepped
 
     def zero_grad(self, optimizer: Optimizer) -> None:
         """Set all gradients to None: those of the wrapped module and those of the optimizer."""

@@ -45,6 +45,7 @@ class ApexEngine(Engine):
         """Step, and say whether the weights moved: after an overflow Apex has replaced one step by a skip."""
         skips = getattr(getattr(optimizer, "_amp_stash", None), "already_patched", False)
         optimizer.step()
+        self.step_was_skipped = bool(skips)
         return not skips
 
     def scaler_state(self) -> dict[str, Any] | None:

@@ -19,7 +19,8 @@ from hftrain.hardware.process_group import first
 from hftrain.hardware.strategies import StepRouter
 from hftrain.hardware.tree import map_tree
 from hftrain.trainer.process_place import ProcessPlace
-from hftrain.trainer.settings import loader_settings
+from hftrain.trainer.settings import dealing_of, loader_settings
+from hftrain.trainer.stepping import hook_autocast
 
 if TYPE_CHECKING:
     from hftrain.hardware.engine import Engine
@@ -27,9 +28,7 @@ if TYPE_CHECKING:
 
 INSTEAD = {
     "accumulate": "no_sync(model) around all micro-batches but the last; the Trainer's own loop does it by itself",
-    "gradient_accumulation_steps": "trainer.current_gradient_accumulation_steps",
     "gradient_state": "sync_gradients and trainer.current_gradient_accumulation_steps",
-    "optimizer_step_was_skipped": "what engine.optimizer_step returns",
     "scaler": "engine.scaler_state()",
     "unscale_gradients": "clip_grad_norm_, which unscales first",
     "log": "trainer.log",
@@ -47,12 +46,7 @@ INSTEAD = {
     "join_uneven_inputs": "even_batches=True in accelerator_config",
     "profile": "torch.profiler.profile in a callback",
     "project_dir": "trainer.args.output_dir",
-    "dispatch_batches": "trainer.args.accelerator_config",
-    "split_batches": "trainer.args.accelerator_config",
-    "even_batches": "trainer.args.accelerator_config",
-    "use_seedable_sampler": "trainer.args.accelerator_config",
     "dataloader_config": "trainer.args.accelerator_config",
-    "non_blocking": "trainer.args.accelerator_config",
 }
 """What accelerate has and this lacks -> what to use."""
 
@@ -71,7 +65,7 @@ class AcceleratorShim(ProcessPlace):
             there are. None: all count.
 
     Raises:
-        AttributeError: a name of accelerate that is not here; the message says what to use.
+        AttributeError: a name of accelerate that is not here; the message says what to use. Or the Trainer is gone.
     """
 
     def __init__(self, trainer: DeviceMethods) -> None:
@@ -81,6 +75,8 @@ class AcceleratorShim(ProcessPlace):
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
+        if hasattr(type(self), name):  # it is here, and could not answer: let it say why
+            return object.__getattribute__(self, name)
         advice = INSTEAD.get(name, f"the engine that trainer._running_engine() returns, for example engine.{_NEAREST}")
         raise AttributeError(f"trainer.accelerator has no {name!r}. Use {advice}.")
 
@@ -102,6 +98,16 @@ class AcceleratorShim(ProcessPlace):
         """Whether this is the last micro-batch of its optimizer step."""
         return self._engine.is_synced
 
+    @property
+    def gradient_accumulation_steps(self) -> int:
+        """1, as accelerate's is in a Trainer, which accumulates ``args.gradient_accumulation_steps`` by itself."""
+        return 1
+
+    @property
+    def optimizer_step_was_skipped(self) -> bool:
+        """Whether the latest optimizer step left the weights alone, because gradients overflowed in fp16."""
+        return self._engine.step_was_skipped
+
     @contextmanager
     def no_sync(self, model: nn.Module | None = None) -> Iterator[None]:
         """Keep gradients on this process in the block's backward calls; they join those of the first one behind it."""
@@ -121,6 +127,37 @@ class AcceleratorShim(ProcessPlace):
         self._engine.unscale()
         nn.utils.clip_grad_value_(parameters, clip_value)
 
+    # ---- how batches are dealt: accelerator_config's keys -----------------------------------------------
+
+    @property
+    def split_batches(self) -> bool:
+        """Whether a batch size counts all processes together."""
+        return dealing_of(self._owner.args).split_batches
+
+    @property
+    def dispatch_batches(self) -> bool | None:
+        """Whether one process reads for all; None: where a data set is iterable only."""
+        return dealing_of(self._owner.args).dispatch_batches
+
+    @property
+    def even_batches(self) -> bool:
+        """Whether every process gets the same number of batches. May be set, for loaders that are made after that."""
+        return dealing_of(self._owner.args).even_batches
+
+    @even_batches.setter
+    def even_batches(self, value: bool) -> None:
+        dealing_of(self._owner.args).even_batches = value
+
+    @property
+    def use_seedable_sampler(self) -> bool:
+        """Whether an epoch's order follows from seed and epoch alone."""
+        return dealing_of(self._owner.args).use_seedable_sampler
+
+    @property
+    def non_blocking(self) -> bool:
+        """Whether copies to the device do not wait for it."""
+        return dealing_of(self._owner.args).non_blocking
+
     # ---- models, loaders ---------------------------------------------------------------------------
 
     def prepare(self, *args: Any, device_placement: list[bool] | None = None) -> Any:
@@ -134,8 +171,8 @@ class AcceleratorShim(ProcessPlace):
     ) -> nn.Module:
         """Move a model to the device, and with several processes wrap one that is trained.
 
-        In `train` the Trainer's own model comes back as the run has it: the run wraps it by itself, once. Outside of
-        `compute_loss_context_manager`, a further model computes in the precision of its weights.
+        In `train` the Trainer's own model comes back as the run has it: the run wraps it by itself, once. The forward
+        of any other computes in the run's precision and returns fp32.
 
         Args:
             model: any module.
@@ -147,6 +184,8 @@ class AcceleratorShim(ProcessPlace):
             return self._own_model(trainer, evaluation_mode=evaluation_mode)
         if device_placement is not False:
             model.to(self.device)
+        if self.native_amp:
+            hook_autocast(self._engine, model)
         trains = not evaluation_mode and any(parameter.requires_grad for parameter in model.parameters())
         if trains and self.num_processes > 1:
             return DistributedDataParallel(model, device_ids=None if self.device.type == "cpu" else [self.device])
@@ -305,7 +344,7 @@ class AcceleratorShim(ProcessPlace):
     def _owner(self) -> DeviceMethods:
         trainer = self._trainer()
         if trainer is None:
-            raise ReferenceError("The Trainer that this accelerator belongs to is gone. Keep the Trainer.")
+            raise AttributeError("The Trainer that this accelerator belongs to is gone. Keep the Trainer.")
         return trainer
 
     @property

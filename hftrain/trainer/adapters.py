@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from hftrain.trainer.trainer import Trainer
 
+_LOSS_METHODS = ("training_step", "compute_loss", "_prepare_inputs", "_prepare_input")
+
 
 class TrainerTask:
     """A plain `nn.Module` as the task of the loop: a micro-batch is the Trainer's `training_step`."""
@@ -36,7 +38,7 @@ class TrainerTask:
             trainer.model_accepts_loss_kwargs
             and trainer.compute_loss_func is None
             # What an override makes of the count is its own affair, and calling it once more could have effects.
-            and all(_is_own(trainer, name) for name in ("training_step", "compute_loss", "_prepare_inputs"))
+            and all(_is_own(trainer, name) for name in _LOSS_METHODS)
         )
         self.draws_steps = (
             trainer._uses_count() or trainer.args.past_index >= 0 or not _is_own(trainer, "get_batch_samples")
@@ -90,18 +92,23 @@ class TrainerActions:
         self._trainer._evaluate_in_training(skip_scheduler=skip_scheduler)
 
     def save(self) -> None:
-        """Call `Trainer._save_checkpoint`; listeners hear of it once it is committed, now or after a later step."""
+        """Call `Trainer._save_checkpoint`; listeners hear of it once it is committed, now or after a later step.
+
+        Listeners may change what was committed.
+        """
         trainer = self._trainer
         settle_counts(trainer)
         settle(trainer, wait=True)
         if trainer._interrupts is not None:
             trainer._interrupts.note_save(trainer.state.global_step)
         with in_background_if_wanted(trainer):
-            trainer._save_checkpoint(trainer.model, trial=None)
+            trainer._save_checkpoint(trainer.model, None)
         if trainer._checkpoints is not None and trainer._checkpoints.background.is_writing:
             trainer.control.should_save = False
-        else:
-            trainer.callback_handler.emit(Event.SAVE)
+            return
+        trainer.callback_handler.emit(Event.SAVE)
+        if trainer._checkpoints is not None:
+            trainer._checkpoints.amend()
 
 
 def _is_own(trainer: Trainer, name: str) -> bool:

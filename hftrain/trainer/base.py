@@ -123,4 +123,5 @@ class TrainerBase:
     _said_why_at_once: bool
     _stages_set_up: set[str]
     _ignore_keys_for_eval: list[str] | None
+    _loss_arguments: tuple[float, float | None] | None
     _given_optimizers: tuple[torch.optim.Optimizer | None, Any]

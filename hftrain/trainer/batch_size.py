@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hftrain.args.accelerator import AcceleratorConfig
 from hftrain.core.counting import ObservedSource
 from hftrain.data.epochs import EpochLoader
 from hftrain.errors import ConfigurationError, HardwareError
 from hftrain.hardware.memory import is_out_of_memory
 from hftrain.trainer.run_length import horizon_from, horizon_of, training_source
-from hftrain.trainer.settings import loop_settings
+from hftrain.trainer.settings import dealing_of, loop_settings
 
 if TYPE_CHECKING:
     from hftrain.core.runner import LoopRunner
@@ -155,8 +154,7 @@ class BatchSizeFitter:
     def _next_size(self) -> int:
         trainer, args = self._trainer, self._trainer.args
         global_size = trainer._train_batch_size * args.gradient_accumulation_steps
-        config = args.accelerator_config
-        is_split = isinstance(config, AcceleratorConfig) and config.split_batches
+        is_split = dealing_of(args).split_batches
         size = smaller_batch_size(
             trainer._train_batch_size,
             divides=global_size if args.auto_batch_keep_global else None,

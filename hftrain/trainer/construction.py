@@ -7,6 +7,7 @@ import logging
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from hftrain.args.training import TrainingArguments
 from hftrain.core.metrics import are_metrics
 from hftrain.core.task import TaskModule
 from hftrain.data.collators import DataCollatorWithPadding, default_data_collator
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
     import torch
     from torch import nn
-
-    from hftrain.args.training import TrainingArguments
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +83,19 @@ def _forward_parameters(model: nn.Module) -> dict[str, inspect.Parameter]:
 
 
 # ---- what is refused -----------------------------------------------------------------------------------
+
+
+def check_arguments(args: Any) -> None:
+    """Raise unless the arguments are hftrain's.
+
+    Raises:
+        ConfigurationError: they are another library's, or none.
+    """
+    if not isinstance(args, TrainingArguments):
+        kind = type(args)
+        raise ConfigurationError(
+            f"args is a {kind.__module__}.{kind.__qualname__}. Pass hftrain's: from hftrain import TrainingArguments."
+        )
 
 
 def first_model(model: nn.Module | None, model_init: Callable[..., nn.Module] | None) -> None:

@@ -11,6 +11,7 @@ from hftrain.core.counting import ObservedSource, TokenCounter
 from hftrain.core.speed import speed_metrics
 from hftrain.trainer.construction import base_of
 from hftrain.trainer.step_methods import StepMethods
+from hftrain.types.state import TrainerState
 
 if TYPE_CHECKING:
     from hftrain.core.ports import EpochSource
@@ -43,6 +44,8 @@ def _token_counter(trainer: Trainer) -> TokenCounter | None:
     if not (trainer.args.include_num_input_tokens_seen or trainer.args.include_tokens_per_second):
         return None
     name = getattr(base_of(trainer.model), "main_input_name", "input_ids")
+    if not trainer.args.include_num_input_tokens_seen:
+        return TokenCounter(name, TrainerState())  # the rate is of this process, and the run's state is left alone
     is_shared = trainer._running_engine().world_size > 1
     return TokenCounter(name, trainer.state, trainer._sum_over_ranks if is_shared else None)
 

@@ -71,8 +71,15 @@ class DeviceMethods(TrainerBase):
     def _wrap_model(self, model: nn.Module, training: bool = True, dataloader: Any = None) -> nn.Module:
         """Return the model as it is called in training: inside DDP if there are several processes, else itself.
 
+        Args:
+            model: the Trainer's own; in evaluation with ``jit_mode_eval`` its trace.
+            training: False in `evaluate` and `predict`, which call the model as it is.
+            dataloader: the batches that it will be called with.
+
         All ranks must call this.
         """
+        if not training:
+            return model
         steps = ("training_step",) if isinstance(model, TaskModule) else ()
         engine, optimizer = self._running_engine(), self.optimizer
         if optimizer is not None:  # it may come from the user

@@ -15,6 +15,7 @@ from hftrain.trainer.evaluation import (
     gives_loss,
     labels_of,
     logits_of,
+    mean_loss,
     run_loop,
     task_prediction,
     timed_loop,
@@ -184,7 +185,7 @@ class EvalMethods(ReportMethods):
         with self.compute_loss_context_manager():
             if has_loss:
                 loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
-                return self._running_engine().float_outputs(loss.detach().mean()), outputs
+                return self._running_engine().float_outputs(mean_loss(loss)), outputs
             outputs = call_model(model, inputs)
         if self.args.past_index >= 0:
             self._past = past_of(outputs, self.args.past_index - 1)  # there is no loss before it
@@ -202,7 +203,9 @@ class EvalMethods(ReportMethods):
 
     def _evaluate_in_training(self, *, skip_scheduler: bool) -> None:
         """Evaluate as a step of `train`: let a plateau schedule and the best metric know."""
-        metrics = self._evaluate(None, self._ignore_keys_for_eval, skip_scheduler=skip_scheduler)
+        # Overrides need not know the flag, which the evaluation before the first step sets.
+        flags = {"skip_scheduler": True} if skip_scheduler else {}
+        metrics = self._evaluate(None, self._ignore_keys_for_eval, **flags)
         if skip_scheduler:  # before the first step there is nothing to compare, and no checkpoint to point at
             return
         is_best = self._determine_best_metric(metrics, None)

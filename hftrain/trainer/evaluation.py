@@ -20,6 +20,7 @@ from hftrain.core.speed import speed_metrics
 from hftrain.core.task import TaskModule
 from hftrain.data.epochs import EpochLoader
 from hftrain.errors import ConfigurationError, TaskError
+from hftrain.trainer.stepping import direct_calls_in_precision
 from hftrain.trainer.tracing import is_traced, traced_model
 from hftrain.types.outputs import EvalLoopOutput
 
@@ -272,8 +273,12 @@ def _model_step(trainer: EvalMethods, loader: Any, *, loss_only: bool, ignore_ke
     if switch is not None:  # schedule-free optimizers keep other weights for evaluation
         switch()
     trainer._past = None
-    with nullcontext() if trainer.is_in_train else engine.full_eval(trainer.model):
-        model = traced_model(trainer, loader)
+    full_eval = nullcontext() if trainer.is_in_train else engine.full_eval(trainer.model)
+    with full_eval, nullcontext() if trainer.is_in_train else direct_calls_in_precision(trainer):
+        own = traced_model(trainer, loader)
+        model = trainer._wrap_model(own, training=False, dataloader=loader)
+        if model is not own:  # a wrapper that an override made
+            model.eval()
         yield _ModelStep(trainer, model, loss_only=loss_only, ignore_keys=ignore_keys)
     trainer._past = None
 
@@ -332,6 +337,20 @@ def gives_loss(trainer: EvalMethods, inputs: Any) -> bool:
         return all(inputs.get(name) is not None for name in trainer.label_names)
     asked = inputs.get("return_loss")
     return bool(trainer.can_return_loss if asked is None else asked)
+
+
+def mean_loss(loss: Any) -> Tensor:
+    """Return the mean of what `Trainer.compute_loss` returned, 0-d.
+
+    Raises:
+        TaskError: it is no tensor.
+    """
+    if not isinstance(loss, Tensor):
+        raise TaskError(
+            f"compute_loss returned {type(loss).__name__} in evaluation, where the batch has its labels. Return the "
+            "loss tensor, or set label_names=[] for a model that computes none."
+        )
+    return loss.detach().mean()
 
 
 def labels_of(trainer: EvalMethods, inputs: Mapping[str, Any]) -> Any:

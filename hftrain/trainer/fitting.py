@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from hftrain.checkpoint.checks import named_errors
 from hftrain.checkpoint.documents import neighbour
-from hftrain.checkpoint.layout import new_run_id
+from hftrain.checkpoint.layout import TRAINER_STATE, new_run_id
 from hftrain.core.horizon import Horizon
 from hftrain.core.interrupts import Unfinished
 from hftrain.core.loop_settings import LoopSettings
@@ -36,9 +35,10 @@ from hftrain.trainer.preemption import (
     without_open_step,
 )
 from hftrain.trainer.reactions import reactions_of
-from hftrain.trainer.resuming import position_after
+from hftrain.trainer.resuming import position_after, position_from, state_from
 from hftrain.trainer.run_length import horizon_from, horizon_of, training_source
 from hftrain.trainer.settings import data_seed, loop_settings
+from hftrain.trainer.stepping import direct_calls_in_precision
 from hftrain.types.choices import DebugOption, Event
 from hftrain.types.outputs import TrainOutput
 from hftrain.types.state import TrainerState
@@ -80,7 +80,12 @@ def fit(trainer: Trainer, resume_from: bool | str | None) -> TrainOutput:
         runner = _runner(trainer, resume)
         trainer._runner = runner
         started, first_step = time.time(), trainer.state.global_step
-        with _watched(trainer), writes_settled(trainer), saved_when_stopped(trainer, runner, interrupts):
+        with (
+            _watched(trainer),
+            direct_calls_in_precision(trainer),
+            writes_settled(trainer),
+            saved_when_stopped(trainer, runner, interrupts),
+        ):
             runner.fit()
         return _finish(trainer, runner, started, first_step, add_memory)
 
@@ -120,12 +125,9 @@ def _read(reader: CheckpointReader) -> Resume:
     data: dict[str, Any] = {"batch_size": fields.get("train_batch_size")}
     if reader.has("data"):
         data = reader.fields("data")
-    known = TrainerState.__dataclass_fields__
-    with named_errors("position in the data"):
-        position = Position(**data["position"]) if "position" in data else None
     return Resume(
-        state=_neighbourly(TrainerState(**{name: value for name, value in fields.items() if name in known}), reader),
-        position=position,
+        state=_neighbourly(state_from(fields, name=f"{reader.path}/{TRAINER_STATE}"), reader),
+        position=position_from(data["position"], name=f"{reader.path}/data.json") if "position" in data else None,
         order=data.get("order"),
         windows=data.get("windows", []),
         shape={name: data[name] for name in RUN_SHAPE if data.get(name) is not None},
@@ -212,6 +214,7 @@ def _position(trainer: Trainer, source: EpochLoader, resume: Resume | None) -> P
         accumulation_steps=loop_settings(trainer.args).accumulation_steps,
         batch_size=trainer._train_batch_size,
         batch_size_then=resume.shape.get("batch_size"),
+        drop_last=trainer.args.dataloader_drop_last,
     )
     if not trainer.args.ignore_data_skip:
         return done
@@ -235,6 +238,8 @@ def _windows(trainer: Trainer, resume: Resume | None, settings: LoopSettings) ->
         losses, meters = saved[engine.process_index]["losses"], saved[engine.process_index]["meters"]
     elif saved:
         losses = merged_windows([window["losses"] for window in saved])
+    elif resume is not None:  # another trainer's, which keeps no open window: one begins here
+        losses = {"steps_closed": resume.state.global_step}
     return LossWindow(filter_nonfinite=settings.filter_nonfinite_losses, state=losses), Meters(meters)
 
 
@@ -315,7 +320,9 @@ def _finish(
     add_memory(metrics)
     trainer.log(metrics)
     assert trainer._checkpoints is not None  # made in _prepare
-    trainer._checkpoints.retain(best=trainer._best_checkpoint())
+    best = trainer._best_checkpoint()
+    if trainer.args.save_total_limit == 1 and best is not None:  # every other limit was kept while training
+        trainer._checkpoints.retain(best=best)
     trainer.callback_handler.emit(Event.TRAIN_END)
     return TrainOutput(global_step=state.global_step, training_loss=train_loss, metrics=metrics)
 

@@ -117,9 +117,15 @@ def load_generation_config(given: Any) -> Any:
     """Return a copy of a generation configuration, or the one that a JSON file, a folder or a model's name holds.
 
     Raises:
-        ConfigurationError: transformers, which reads them, is not installed; or settings contradict each other.
+        ConfigurationError: transformers, which reads them, is not installed; it is something else; or settings
+            contradict each other.
     """
     config = _read_generation_config(os.fspath(given)) if isinstance(given, str | os.PathLike) else deepcopy(given)
+    if not hasattr(config, "validate"):
+        raise ConfigurationError(
+            f"generation_config={given!r} is a {type(given).__name__}. Pass a GenerationConfig, or a JSON file, a "
+            "folder or a model's name that holds one."
+        )
     try:
         config.validate(strict=True)  # as saving does, but before hours of training
     except ValueError as error:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, NoReturn
 
 from hftrain.errors import NotAvailableError
 from hftrain.trainer.save_methods import SaveMethods
+
+logger = logging.getLogger(__name__)
 
 
 class LaterMethods(SaveMethods):
@@ -58,11 +61,12 @@ class LaterMethods(SaveMethods):
         dataset_tags: str | list[str] | None = None,
         dataset: str | list[str] | None = None,
         dataset_args: str | list[str] | None = None,
-    ) -> NoReturn:
-        """Raise `NotAvailableError`: model cards are not there yet."""
-        raise NotAvailableError(
-            "create_model_card() is not available in this version. Write README.md into output_dir yourself; "
-            "huggingface_hub.ModelCard helps."
+    ) -> None:
+        """Warn that model cards are not there yet: scripts end with this call, hours after they began."""
+        logger.warning(
+            "create_model_card() is not available in this version: no README.md was written into %s. "
+            "huggingface_hub.ModelCard helps to write one.",
+            self.args.output_dir,
         )
 
     def propagate_args_to_deepspeed(self, auto_find_batch_size: bool = False) -> NoReturn:

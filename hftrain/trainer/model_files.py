@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from hftrain.checkpoint.reader import CheckpointReader
+
+logger = logging.getLogger(__name__)
 
 ADAPTER = "adapter_model"
 """The part that is an adapter's weights; adapters not named "default" have it in a folder of their name."""
@@ -68,14 +71,19 @@ def model_parts(
     # Without weights to save, save_pretrained writes what describes the model: configurations and the user's code.
     files = files_of(lambda place: model.save_pretrained(place, state_dict={}))  # type: ignore[operator]
     description = {name: data for name, data in files.items() if not is_model_file(name)}
-    return [model_part(state, tied=_tied_names(model, state)), files_part("config", description)]
+    tied = _tied_names(model, state)
+    return [model_part(state, tied=tied, keep_untied=True), files_part("config", description)]
 
 
 def processing_parts(*candidates: Any) -> list[Part]:
     """Return the files of the first candidate that is there, a tokenizer or a processor; none if none can be saved."""
     found = next((candidate for candidate in candidates if candidate is not None), None)
     save = getattr(found, "save_pretrained", None)
-    return [] if save is None else [files_part("processing", files_of(save))]
+    if save is None:
+        if found is not None:
+            logger.warning("%s has no save_pretrained, so it is not saved with the model.", type(found).__name__)
+        return []
+    return [files_part("processing", files_of(save))]
 
 
 def merged(parts: Iterable[Part]) -> list[Part]:
@@ -106,9 +114,9 @@ def is_pretrained(model: object) -> bool:
 
 
 def is_peft(model: object) -> bool:
-    """Whether it is a model of peft: adapters around another model."""
+    """Whether it is a model of peft that can save its adapters alone: a mixed one cannot."""
     library = sys.modules.get("peft")
-    return library is not None and isinstance(model, library.PeftModel | library.PeftMixedModel)
+    return library is not None and isinstance(model, library.PeftModel)
 
 
 def has_adapters(model: object) -> bool:

@@ -1,18 +1,71 @@
-"""Where a run that another trainer began stands in the data."""
+"""What a checkpoint's state says, checked; and where a run that another trainer began stands in the data."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hftrain.core.position import Position
+from hftrain.errors import TornCheckpointError
+from hftrain.types.state import TrainerState
+from hftrain.types.state_fields import is_count
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from hftrain.data.epochs import EpochLoader
 
 
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float)
+
+
+_STATE_FIELDS: dict[str, Callable[[Any], bool]] = {
+    "global_step": is_count,
+    "epoch": lambda value: value is None or (_is_number(value) and value >= 0),
+    "train_batch_size": lambda value: value is None or (is_count(value) and value > 0),
+    "total_flos": _is_number,
+    "log_history": lambda value: isinstance(value, list) and all(isinstance(row, dict) for row in value),
+    "best_metric": lambda value: value is None or _is_number(value),
+    "best_global_step": lambda value: value is None or is_count(value),
+    "best_model_checkpoint": lambda value: value is None or isinstance(value, str),
+    "stateful_callbacks": lambda value: isinstance(value, dict),
+}
+_POSITION_FIELDS = set(Position.__dataclass_fields__)
+
+
+def state_from(fields: Mapping[str, Any], *, name: str) -> TrainerState:
+    """Return the state in a ``trainer_state.json`` that anyone may have written; what no state has is left out.
+
+    Raises:
+        TornCheckpointError: it has no ``global_step``, or a field is not what it should be; names which.
+    """
+    given = {"global_step": None, **fields}
+    wrong = [
+        f"{key} ({given[key]!r:.40})"
+        for key, is_right in _STATE_FIELDS.items()
+        if key in given and not is_right(given[key])
+    ]
+    if wrong:
+        raise TornCheckpointError(f"{name} has a missing or wrong {', '.join(wrong)}.")
+    return TrainerState(**{key: value for key, value in given.items() if key in TrainerState.__dataclass_fields__})
+
+
+def position_from(document: Any, *, name: str) -> Position:
+    """Return the position in a ``data.json`` that anyone may have written. Raises TornCheckpointError."""
+    if not isinstance(document, dict) or set(document) != _POSITION_FIELDS or not all(map(is_count, document.values())):
+        raise TornCheckpointError(f"{name} has a wrong position ({document!r:.80}).")
+    return Position(**document)
+
+
 def position_after(
-    num_steps: int, source: EpochLoader, *, accumulation_steps: int, batch_size: int, batch_size_then: int | None
+    num_steps: int,
+    source: EpochLoader,
+    *,
+    accumulation_steps: int,
+    batch_size: int,
+    batch_size_then: int | None,
+    drop_last: bool = False,
 ) -> Position:
     """Return where in the data a run is after so many optimizer steps.
 
@@ -22,13 +75,14 @@ def position_after(
         accumulation_steps: micro-batches of a whole step; the last one of an epoch may have fewer.
         batch_size: samples of a micro-batch on one device.
         batch_size_then: the same in the run that made the steps; None if it is not known to be another.
+        drop_last: whether an epoch's last batch is left out where it is not full.
     """
     num_batches, per_batch = source.num_batches, source.global_batch_size or 0
     if num_batches is None:
         return _position(source, epoch=0, batches=num_steps * accumulation_steps, per_batch=per_batch)
     if batch_size_then not in (None, batch_size) and per_batch and source.num_samples is not None:
         per_batch = per_batch * batch_size_then // batch_size
-        num_batches = math.ceil(source.num_samples / per_batch)
+        num_batches = (math.floor if drop_last else math.ceil)(source.num_samples / per_batch)
     steps_per_epoch = max(math.ceil(num_batches / accumulation_steps), 1)
     epoch, steps = divmod(num_steps, steps_per_epoch)
     batches = min(steps * accumulation_steps, num_batches)

@@ -9,7 +9,8 @@ from hftrain.checkpoint import contents
 from hftrain.checkpoint.checks import named_errors
 from hftrain.checkpoint.foreign import open_any
 from hftrain.checkpoint.manager import CheckpointManager
-from hftrain.checkpoint.storage import join, name_of, plain_path
+from hftrain.checkpoint.saving import on_rank_zero
+from hftrain.checkpoint.storage import plain_path
 from hftrain.errors import ConfigurationError
 from hftrain.hardware.seeding import rng_state, set_rng_state
 from hftrain.trainer.eval_methods import EvalMethods
@@ -50,13 +51,13 @@ class SaveMethods(EvalMethods):
             output_dir: the folder; default: ``args.output_dir``.
             _internal_call: whether it is part of a checkpoint.
 
-        All ranks must call this; the main process writes.
+        All ranks must call this; the main process writes, and its error is one on all.
         """
         engine = self._running_engine()
-        if engine.is_world_process_zero:
-            self._save(output_dir)
         if not _internal_call:
-            engine.barrier()
+            on_rank_zero(engine, lambda: self._save(output_dir), place=self._model_folder(output_dir))
+        elif engine.is_world_process_zero:
+            self._save(output_dir)
 
     def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Any] | None = None) -> None:
         """Write the model, what processes its inputs, and the arguments. The main process calls this.
@@ -64,11 +65,14 @@ class SaveMethods(EvalMethods):
         A model of transformers comes with its configurations, one with adapters as its adapters alone, and a
         TaskModule with what rebuilds it. Tensors that are one memory are written once.
         """
-        folder = plain_path(output_dir if output_dir is not None else str(self.args.output_dir))
+        folder = self._model_folder(output_dir)
         size = self.args.max_shard_size
         parts = model_parts(self.model, folder, state_dict=state_dict, max_shard_size=size)
         processing = processing_parts(self.processing_class, getattr(self.data_collator, "tokenizer", None))
         write_parts(self, folder, merged([*parts, *processing, arguments_part(self.args)]))
+
+    def _model_folder(self, output_dir: str | None) -> str:
+        return plain_path(output_dir if output_dir is not None else str(self.args.output_dir))
 
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
         """Save everything a resume needs as ``checkpoint-<step>``. All ranks must call this.
@@ -216,9 +220,10 @@ class SaveMethods(EvalMethods):
         best = self._best_checkpoint()
         if best is None:
             logger.warning(
-                "load_best_model_at_end=True, and no checkpoint of the best step (best_global_step=%s) was saved: "
-                "the model keeps its last weights.",
+                "load_best_model_at_end=True, and there is no checkpoint of the best step (best_global_step=%s, "
+                "best_model_checkpoint=%s): the model keeps its last weights.",
                 self.state.best_global_step,
+                self.state.best_model_checkpoint,
             )
             return
         logger.info("Loading the best model from %s (%s).", best, self.state.best_metric)
@@ -238,13 +243,11 @@ class SaveMethods(EvalMethods):
     # ---- the run's checkpoints ----------------------------------------------------------------------
 
     def _best_checkpoint(self) -> str | None:
-        """Return the best checkpoint's path; a run whose folder was moved finds it under the new one."""
+        """Return the best checkpoint's path; None if there is none, or not any more. All ranks must call this."""
         best = self.state.best_model_checkpoint
         if best is None or self._checkpoints is None:
             return best
-        moved = join(self._checkpoints.output_dir, name_of(best))
-        is_here = any(known.path == moved for known in self._checkpoints.committed())
-        return self._running_engine().broadcast_object(moved if is_here else best)
+        return self._running_engine().broadcast_object(self._checkpoints.whereabouts(best))
 
     def _new_checkpoints(self) -> CheckpointManager:
         if not self.args.save_safetensors:
@@ -253,7 +256,7 @@ class SaveMethods(EvalMethods):
                 "that share memory are saved once."
             )
         return CheckpointManager(
-            self._get_output_dir(),
+            self._get_output_dir(trial=None),
             run_id=self.run_id or "",
             ranks=self._running_engine(),
             save_total_limit=self.args.save_total_limit,
@@ -267,7 +270,7 @@ class SaveMethods(EvalMethods):
         Raises:
             ConfigurationError: it cannot be written.
         """
-        engine, folder = self._running_engine(), self._get_output_dir()
+        engine, folder = self._running_engine(), self._get_output_dir(trial=None)
         problem = problem_with_writing(folder) if engine.is_world_process_zero else None
         problem = engine.broadcast_object(problem)
         if problem is not None:

@@ -146,6 +146,6 @@ def problem_with_writing(folder: str) -> str | None:
         storage = storage_for(folder)
         storage.write(probe, [b""])
         storage.delete(probe)
-    except OSError as error:
+    except Exception as error:  # whatever the storage raises: an unknown protocol, a missing driver, no credentials
         return f"{type(error).__name__}: {error}"
     return None

@@ -30,7 +30,7 @@ def engine_settings(args: TrainingArguments) -> EngineSettings:
         ddp_bucket_cap_mb=args.ddp_bucket_cap_mb,
         ddp_broadcast_buffers=args.ddp_broadcast_buffers,
         defer_sync=args.auto_find_batch_size,
-        non_blocking=_dealing(args).non_blocking,
+        non_blocking=dealing_of(args).non_blocking,
         compile=args.torch_compile,
         compile_backend=args.torch_compile_backend,
         compile_mode=args.torch_compile_mode,
@@ -43,13 +43,14 @@ def with_ddp_defaults(settings: EngineSettings, *, checkpoints: bool) -> EngineS
     """Return the settings with what nobody set as a plain module wants it under DDP.
 
     A model may leave parameters unused, so they are looked for, unless activations are recomputed: recomputing them
-    in backward would mark a parameter as ready twice, and buffers must not change in between.
+    in backward would mark a parameter as ready twice, and buffers must not change in between. Otherwise buffers are
+    left to torch, which broadcasts them.
     """
     unused, buffers = settings.ddp_find_unused_parameters, settings.ddp_broadcast_buffers
     return replace(
         settings,
         ddp_find_unused_parameters=not checkpoints if unused is None else unused,
-        ddp_broadcast_buffers=not checkpoints if buffers is None else buffers,
+        ddp_broadcast_buffers=False if checkpoints and buffers is None else buffers,
     )
 
 
@@ -69,7 +70,7 @@ def check_autocast_backend(args: TrainingArguments, device_type: str) -> None:
 
 def loop_settings(args: TrainingArguments, *, loss_decimals: int | None = None) -> LoopSettings:
     """Return what the loop needs; ``loss_decimals`` is to how many digits a row's loss is rounded, None for none."""
-    dealing = _dealing(args)
+    dealing = dealing_of(args)
     return LoopSettings(
         accumulation_steps=args.gradient_accumulation_steps,  # num_steps of accelerator_config is the same number
         max_grad_norm=float(args.max_grad_norm or 0.0),
@@ -85,7 +86,7 @@ def loader_settings(
     args: TrainingArguments, engine: Any, *, training: bool, batch_size: int | None = None
 ) -> LoaderSettings:
     """Return how batches are made, for training or for evaluation; ``batch_size`` None is that of the arguments."""
-    dealing = _dealing(args)
+    dealing = dealing_of(args)
     return LoaderSettings(
         batch_size=batch_size or (args.train_batch_size if training else args.eval_batch_size),
         seed=data_seed(args),
@@ -147,6 +148,7 @@ def _full_eval(args: TrainingArguments) -> Literal["bf16", "fp16"] | None:
     return "fp16" if args.fp16_full_eval else None
 
 
-def _dealing(args: TrainingArguments) -> AcceleratorConfig:
+def dealing_of(args: TrainingArguments) -> AcceleratorConfig:
+    """Return how batches are dealt to processes."""
     config = args.accelerator_config
     return config if isinstance(config, AcceleratorConfig) else AcceleratorConfig()

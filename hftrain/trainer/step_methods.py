@@ -24,6 +24,7 @@ from hftrain.trainer.stepping import (
     loss_of,
     own_batch,
     past_of,
+    prepared_by_entry,
     switch_to_training,
     take_labels,
 )
@@ -170,8 +171,14 @@ class StepMethods(OptimMethods):
         return inputs
 
     def _prepare_input(self, data: Any) -> Any:
-        """Return nested data with its tensors on the device; a mapping comes back as another object."""
-        return own_batch(self._running_engine().to_device(data), data)
+        """Return nested data with its tensors on the device; a mapping comes back as another object.
+
+        An override is called with the data, and with each entry of what it hands on to this.
+        """
+        move = self._running_engine().to_device
+        if getattr(self._prepare_input, "__func__", None) is StepMethods._prepare_input:
+            return own_batch(move(data), data)  # in one walk: this runs in every step
+        return prepared_by_entry(data, self._prepare_input, move)
 
     # ---- noise on embeddings ------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ import copy
 import importlib
 import inspect
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,14 @@ from hftrain.core.task import TaskModule
 from hftrain.errors import ConfigurationError, TaskError
 from hftrain.hardware.seeding import rng_state, set_rng_state
 from hftrain.trainer.construction import base_of
+from hftrain.trainer.overrides import is_overridden
 
 if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+
     from hftrain.args.training import TrainingArguments
     from hftrain.hardware.engine import Engine
+    from hftrain.trainer.device_methods import DeviceMethods
     from hftrain.trainer.trainer import Trainer
 
 logger = logging.getLogger(__name__)
@@ -48,6 +52,25 @@ def own_batch(moved: Any, batch: Any) -> Any:
     if type(moved) is dict:
         return dict(moved)
     return copy.copy(moved) if isinstance(moved, Mapping) else moved
+
+
+def prepared_by_entry(data: Any, prepare: Callable[[Any], Any], move: Callable[[Any], Any]) -> Any:
+    """Return a mapping, list or tuple with each entry prepared, and anything else moved.
+
+    A tuple that can move by itself, as a packed sequence can, is not taken apart.
+    """
+    if isinstance(data, Mapping):
+        entries = {key: prepare(value) for key, value in data.items()}
+        if type(data) is dict or not isinstance(data, MutableMapping):
+            return type(data)(entries)  # type: ignore[call-arg]
+        rebuilt = copy.copy(data)
+        for key, value in entries.items():
+            rebuilt[key] = value
+        return rebuilt
+    if isinstance(data, (list, tuple)) and not hasattr(data, "to"):
+        items = [prepare(value) for value in data]
+        return type(data)(*items) if hasattr(data, "_fields") else type(data)(items)
+    return move(data)
 
 
 def take_labels(inputs: Any) -> Any:
@@ -144,12 +167,8 @@ def check_share(share: Any) -> None:
     raise TaskError(f"training_step returned {found}. Return the detached loss of the batch, a scalar (0-d) tensor.")
 
 
-@contextmanager
-def autocast_in_forward(engine: Engine, model: nn.Module) -> Iterator[None]:
-    """While this is open, the model's forward runs in autocast and returns fp32, and what is made of it runs outside.
-
-    On the CPU autocast stays on for what is made of it.
-    """
+def hook_autocast(engine: Engine, model: nn.Module) -> tuple[RemovableHandle, RemovableHandle]:
+    """Make the model's forward run in autocast and return fp32, until the hooks are removed."""
     entered: list[AbstractContextManager[Any]] = []
 
     def enter(module: nn.Module, inputs: Any) -> None:
@@ -161,10 +180,38 @@ def autocast_in_forward(engine: Engine, model: nn.Module) -> Iterator[None]:
         return engine.float_outputs(outputs)
 
     # `leave` is called after an error in forward too, or autocast would stay on.
-    hooks = (model.register_forward_pre_hook(enter), model.register_forward_hook(leave, always_call=True))
+    return model.register_forward_pre_hook(enter), model.register_forward_hook(leave, always_call=True)
+
+
+@contextmanager
+def autocast_in_forward(engine: Engine, model: nn.Module) -> Iterator[None]:
+    """While this is open, the model's forward runs in autocast and returns fp32, and what is made of it runs outside.
+
+    On the CPU autocast stays on for what is made of it.
+    """
+    hooks = hook_autocast(engine, model)
     try:
         with engine.autocast() if engine.device.type == "cpu" else nullcontext():
             yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def direct_calls_in_precision(trainer: DeviceMethods) -> Iterator[None]:
+    """While this is open, a subclass that calls the model outside of `compute_loss_context_manager` has autocast too.
+
+    Nothing is done for a class without steps of its own, or for a forward that is compiled or traced.
+    """
+    args, engine = trainer.args, trainer._running_engine()
+    own = any(is_overridden(type(trainer), name) for name in ("training_step", "prediction_step", "evaluation_loop"))
+    if not own or engine.settings.precision == "fp32" or args.torch_compile or args.jit_mode_eval:
+        yield
+        return
+    hooks = hook_autocast(engine, trainer.model)
+    try:
+        yield
     finally:
         for hook in hooks:
             hook.remove()
@@ -213,6 +260,35 @@ def _untouched(model: nn.Module) -> Iterator[None]:
 
 
 # ---- what is refused -----------------------------------------------------------------------------------
+
+
+STEP_METHODS = (
+    "training_step",
+    "compute_loss",
+    "get_batch_samples",
+    "compute_loss_context_manager",
+    "autocast_smart_context_manager",
+    "_prepare_inputs",
+    "_prepare_input",
+)
+"""What a step of a plain module goes through; a TaskModule has its own."""
+
+
+def check_task_overrides(model: nn.Module, kind: type) -> None:
+    """Raise if a Trainer's class overrides what a run of a TaskModule never calls.
+
+    Raises:
+        ConfigurationError: it does.
+    """
+    if not isinstance(model, TaskModule):
+        return
+    overridden = [name for name in STEP_METHODS if is_overridden(kind, name)]
+    if overridden:
+        name = type(model).__name__
+        raise ConfigurationError(
+            f"{kind.__name__} overrides {', '.join(overridden)}, and {name} is a TaskModule, whose own steps are "
+            f"called instead. Write {name}.training_step (or forward_backward, count_items), or pass a plain nn.Module."
+        )
 
 
 def check_task_arguments(model: nn.Module, args: TrainingArguments, compute_loss_func: Any) -> None:

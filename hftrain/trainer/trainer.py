@@ -21,6 +21,7 @@ from hftrain.hardware.seeding import enable_full_determinism, set_seed
 from hftrain.trainer.construction import (
     accepts_loss_kwargs,
     can_return_loss,
+    check_arguments,
     check_collator,
     check_data,
     check_metrics,
@@ -40,7 +41,7 @@ from hftrain.trainer.noise import embedding_noise
 from hftrain.trainer.overrides import check_overrides
 from hftrain.trainer.run_length import InitialValues, initial_values
 from hftrain.trainer.settings import loop_settings
-from hftrain.trainer.stepping import check_task_arguments
+from hftrain.trainer.stepping import check_task_arguments, check_task_overrides
 from hftrain.types.choices import DebugOption
 from hftrain.types.control import TrainerControl
 from hftrain.types.outputs import TrainOutput
@@ -102,6 +103,7 @@ class Trainer(LaterMethods):
     ) -> None:
         check_overrides(type(self))
         self.args = args if args is not None else TrainingArguments("tmp_trainer")
+        check_arguments(self.args)
         set_log_level(self.args)
         self._start_without_a_run()
         self.create_accelerator_and_postprocess()
@@ -109,20 +111,21 @@ class Trainer(LaterMethods):
             self._seed()
             first_model(model, model_init)
             self.model_init = model_init
-            self._take_model(model if model is not None else self.call_model_init())
+            first = model if model is not None else self.call_model_init()
+            self._read_model(first)
+            self._take_model(first)
             self.processing_class = _processing_class(processing_class, tokenizer)
             self.datamodule, self.train_dataset, self.eval_dataset = datamodule, train_dataset, eval_dataset
             check_collator(data_collator)
             self.data_collator = data_collator or default_collator(self.model, self.processing_class)
             self.compute_loss_func, self.compute_metrics = compute_loss_func, compute_metrics
             self.preprocess_logits_for_metrics = preprocess_logits_for_metrics
-            self.neftune_noise_alpha = self.args.neftune_noise_alpha
-            smoothing = self.args.label_smoothing_factor
-            self.label_smoother = LabelSmoother(smoothing) if smoothing else None
+            self._read_loss_arguments()
             self._given_optimizers = optimizers
             self.optimizer, self.lr_scheduler = optimizers
             self.optimizer_cls_and_kwargs = optimizer_cls_and_kwargs
             self._check_parameters()
+            warn_of_generating(self.args, type(self))
             self._start_callbacks(callbacks or [])
 
     def _start_without_a_run(self) -> None:
@@ -131,24 +134,37 @@ class Trainer(LaterMethods):
         self._stages_set_up, self._kept_loaders = set(), {}
         self.run_id = self.hp_name = self.hub_model_id = self._signature_columns = None
         self.model_preparation_time = self.jit_compilation_time = self._ignore_keys_for_eval = None
-        self._past = self._token_counter = self._interrupts = None
+        self._past = self._token_counter = self._interrupts = self._loss_arguments = None
         self.is_in_train = self._created_lr_scheduler = self._said_why_at_once = False
         self.current_flos = 0.0
         self._train_batch_size = self.args.train_batch_size
         self.current_gradient_accumulation_steps = self.args.gradient_accumulation_steps
         self._memory_tracker = MemoryTracker(self.args)
 
-    def _take_model(self, model: nn.Module) -> None:
-        """Keep the model, place it, and read from it what evaluation and loss depend on."""
+    def _read_model(self, model: nn.Module) -> None:
+        """Read from the model where it lies, and what evaluation and loss depend on; subclasses set these otherwise."""
         check_model(model)
-        self.model = self.model_wrapped = model
         self.is_model_parallel = is_model_parallel(model, lambda: self.args.device)
         self.place_model_on_device = self.args.place_model_on_device and not self.is_model_parallel
-        if self.place_model_on_device and not isinstance(model, TaskModule):
-            self._move_model_to_device(model, self.args.device)
         self.model_accepts_loss_kwargs = accepts_loss_kwargs(model)
         self.label_names = list(self.args.label_names) if self.args.label_names is not None else label_names_of(model)
         self.can_return_loss = can_return_loss(model)
+
+    def _take_model(self, model: nn.Module) -> None:
+        """Keep the model, and place it."""
+        check_model(model)
+        self.model = self.model_wrapped = model
+        if self.place_model_on_device and not isinstance(model, TaskModule):
+            self._move_model_to_device(model, self.args.device)
+
+    def _read_loss_arguments(self) -> None:
+        """Set what two arguments ask for, unless they are as they were: the attributes may have been set otherwise."""
+        asked = (self.args.label_smoothing_factor, self.args.neftune_noise_alpha)
+        if asked == self._loss_arguments:
+            return
+        self._loss_arguments = asked
+        smoothing, self.neftune_noise_alpha = asked
+        self.label_smoother = LabelSmoother(smoothing) if smoothing else None
 
     def _check_parameters(self) -> None:
         self._refuse_two_sources()
@@ -157,18 +173,22 @@ class Trainer(LaterMethods):
         check_data(self.args, self.train_dataset, has_evaluation=has_evaluation)
         check_metrics(self.args, self.compute_metrics)
         check_task_arguments(self.model, self.args, self.compute_loss_func)
+        check_task_overrides(self.model, type(self))
         check_saving(self.args)
-        warn_of_generating(self.args, type(self))
 
     def _start_callbacks(self, callbacks: list[Any]) -> None:
         self.state, self.control = TrainerState(), TrainerControl()
         self.state.is_local_process_zero = self.is_local_process_zero()
         self.state.is_world_process_zero = self.is_world_process_zero()
         tpu = [TpuMetricsCallback()] if DebugOption.TPU_METRICS_DEBUG in self.args.debug else []
-        every = [DefaultFlowCallback(), *callbacks, *tpu, progress_callback_class(self.args.disable_tqdm)()]
         self.callback_handler = CallbackHandler(
-            every, self.model, self.processing_class, self.optimizer, self.lr_scheduler
+            [DefaultFlowCallback(), *callbacks, *tpu],
+            self.model,
+            self.processing_class,
+            self.optimizer,
+            self.lr_scheduler,
         )
+        self.add_callback(progress_callback_class(self.args.disable_tqdm))
         self.control = self.callback_handler.on_init_end(self.args, self.state, self.control)
 
     @property
@@ -296,6 +316,8 @@ class Trainer(LaterMethods):
 
         Without it the optimizer goes on as it is, like the weights; so one that was set beforehand is used.
         """
+        self._check_parameters()  # arguments may have changed since the Trainer was made
+        self._read_loss_arguments()
         self._release()
         self.control = TrainerControl()
         self._train_batch_size = self.args.train_batch_size
@@ -315,7 +337,7 @@ class Trainer(LaterMethods):
                 f"gradient_checkpointing=True needs a model with gradient_checkpointing_enable(), and "
                 f"{type(self.model).__name__} has none. Define it, or set gradient_checkpointing=False."
             )
-        enable(gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs or {})
+        enable(gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs)
 
     def _release(self) -> None:
         """Let go of what belonged to the run, so that `del trainer` frees the model."""

@@ -53,6 +53,12 @@ def test_every_public_name_is_found_where_the_table_says() -> None:
         assert getattr(hftrain, name) is getattr(import_module(module), name)
 
 
+def test_a_star_import_brings_every_public_name() -> None:
+    names: dict[str, object] = {}
+    exec("from hftrain import *", names)
+    assert names.keys() - {"__builtins__"} == hftrain._HOME.keys()
+
+
 def test_the_public_names_are_listed_for_completion() -> None:
     assert set(hftrain._HOME) <= set(dir(hftrain))
 

@@ -322,7 +322,7 @@ PROOFS: dict[str, tuple[str, ...]] = {
     "greater_is_better": (f"{_LOOP}test_the_best_is_the_least_or_the_greatest",),
     "group_by_length": (
         f"{_DATA}test_samples_come_in_the_references_order_beside_a_model_that_draws",
-        f"{_DATA}test_a_resumed_epoch_of_grouped_samples_goes_on_with_those_left",
+        f"{_DATA}test_a_resumed_run_whose_order_is_drawn_goes_on_with_the_samples_left",
     ),
     "length_column_name": (f"{_DATA}test_grouping_uses_the_column_of_lengths_that_is_named",),
     "sortish_sampler": (f"{_DATA}test_a_sortish_sampler_groups_the_training_samples_only",),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hftrain.args import conversion
 from hftrain.args.accelerator import AcceleratorConfig
 from hftrain.args.training import TrainingArguments
 from hftrain.errors import ConfigurationError
@@ -127,3 +128,13 @@ def test_a_user_s_own_field_is_left_as_it_is() -> None:
 
     given: Any = "as text"
     assert vars(Mine("out", rate=given))["rate"] == given
+
+
+def test_installed_trackers_that_all_would_mean_are_named_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    conversion._name_installed_trackers.cache_clear()
+    monkeypatch.setattr(conversion, "TRACKERS", ("wandb-is-not-there", "pytest"))
+    for report_to in (None, "all", "none"):
+        assert TrainingArguments("out", report_to=report_to).report_to == []
+    assert caplog.text.count("though pytest can be imported") == 1

@@ -305,3 +305,9 @@ def test_a_file_that_holds_no_arguments_is_refused(name: str, text: str, expecte
     file.write_text(text)
     with pytest.raises(ConfigurationError, match=expected):
         getattr(HfArgumentParser(More), name)(file)
+
+
+def test_the_references_own_parser_reads_our_arguments() -> None:
+    words = ["--output_dir", "out", "--resume_from_checkpoint", "auto", "--report_to", "none", "--eval_steps", "0.2"]
+    (args,) = ReferenceParser(Seq2SeqTrainingArguments).parse_args_into_dataclasses(words)
+    assert (args.output_dir, args.resume_from_checkpoint, args.eval_steps) == ("out", "auto", 0.2)

@@ -30,7 +30,6 @@ ACCUMULATE: dict[str, Any] = {"accelerator_config": {"gradient_accumulation_kwar
         ({"verify_checkpoint": "ful"}, "Did you mean 'full'"),
         ({"half_precision_backend": "amp"}, "half_precision_backend='amp' is not known"),
         ({"fp16_opt_level": "O2"}, "fp16_opt_level='O2' is a level of Apex, and half_precision_backend is 'auto'"),
-        ({"half_precision_backend": "apex", "use_ipex": True}, "'apex' and use_ipex=True are of different devices"),
         ({"output_dir": ""}, "output_dir='' names no folder"),
         ({"include_for_metrics": ["input"]}, "has 'input', which is not known. Did you mean 'inputs'"),
         ({"num_train_epochs": -1}, "num_train_epochs=-1 is no number of epochs"),
@@ -74,6 +73,11 @@ def test_a_rule_says_what_was_found_and_what_to_set(given: dict[str, Any], expec
         TrainingArguments(**{"output_dir": "out", **given})
     assert expected in str(caught.value)
     assert "problems" not in str(caught.value)
+
+
+def test_two_vendors_at_once_are_refused_installed_or_not() -> None:
+    with pytest.raises(ConfigurationError, match="'apex' and use_ipex=True are of different devices"):
+        TrainingArguments("out", half_precision_backend="apex", use_ipex=True)
 
 
 @pytest.mark.parametrize(

@@ -75,3 +75,9 @@ def test_the_dict_makes_equal_arguments_again() -> None:
     args = TrainingArguments("out", eval_strategy="steps", accelerator_config={"even_batches": False}, save_steps=0.5)
     document = {name: value for name, value in args.to_dict().items() if not name.endswith("_token")}
     assert TrainingArguments(**document) == args
+
+
+def test_arguments_are_made_again_from_their_dict() -> None:
+    args = TrainingArguments("out", learning_rate=0.5)
+    assert TrainingArguments(**args.to_dict()).to_dict() == args.to_dict()
+    assert TrainingArguments(**json.loads(args.to_json_string())).learning_rate == 0.5

@@ -16,10 +16,7 @@ DOCUMENTED = {row["name"]: row for row in SURFACE["TrainingArguments"]}
 OURS = {field.name: field for field in dataclasses.fields(TrainingArguments)}
 OWN = {field.name for field in dataclasses.fields(ExtensionArguments)}
 
-INTENDED_TYPES = {  # argument -> why its type is not the documented one
-    "resume_from_checkpoint": "True is documented for train, and scripts hand this value over",
-    "accelerator_config": "after construction it is the configuration object",
-}
+INTENDED_TYPES: dict[str, str] = {}  # argument -> why its type is not the documented one
 
 
 def default(field: dataclasses.Field[Any]) -> Any:

@@ -36,3 +36,11 @@ def test_startup_measures_fresh_processes() -> None:
     document = printed_json("startup.py", "--repeats", "1", "--only", "hftrain-task")
     assert set(document["cpu_s"]) == {"raw", "hftrain-task"}
     assert all(seconds > 0 for seconds in document["cpu_s"].values())
+
+
+@pytest.mark.slow
+def test_length_order_measures_both_libraries_on_both_arrangements() -> None:
+    document = printed_json("length_order.py", "--samples", "1000", "--repeats", "1")
+    assert document["samples"] == 1000
+    assert {name.split(", ")[1] for name in document["seconds"]} == {"hftrain", "transformers"}
+    assert len(document["seconds"]) == 4

@@ -84,6 +84,21 @@ class PlainModel(nn.Module):
         return {"loss": (self.net(x) - labels).square().mean()}
 
 
+class CountedModel(PlainModel):
+    """Weights its loss by the count, and has logits."""
+
+    def forward(self, x: Tensor, labels: Tensor | None = None, **kwargs: Any) -> dict[str, Tensor]:  # type: ignore[override]
+        logits = self.net(x)
+        if labels is None:
+            return {"logits": logits}
+        count = kwargs.get("num_items_in_batch", labels.numel())
+        return {"loss": (logits - labels).square().sum() / count, "logits": logits}
+
+
+def own_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor) -> Tensor:
+    return (outputs["logits"] - labels).square().sum() / num_items_in_batch
+
+
 class Watching(TrainerCallback):
     """A callback that does nothing at the events of every step."""
 
@@ -133,13 +148,16 @@ def task_door(folder: Path, task: type[TaskModule] = Task, **changes: Any) -> Ca
     return run
 
 
-def trainer_door(folder: Path) -> Callable[[int], None]:
+def trainer_door(
+    folder: Path, model: type[nn.Module] = PlainModel, loss: Any = None, **changes: Any
+) -> Callable[[int], None]:
     def run(steps: int) -> None:
         Trainer(
-            PlainModel(),
-            arguments(folder, steps),
+            model(),
+            arguments(folder, steps, **changes),
             data_collator=default_collate,
-            train_dataset=samples(steps * BATCH_SIZE),
+            train_dataset=samples(2 * steps * BATCH_SIZE),
+            compute_loss_func=loss,
             callbacks=[Watching()],
         ).train()
 
@@ -176,8 +194,22 @@ def test_a_step_through_a_task_reads_no_more_than_a_raw_loop(
     assert reads_per_step(task_door(tmp_path, task, **changes)) - reads_per_step(raw_loop) == Counter()
 
 
-def test_a_step_through_the_trainer_door_reads_no_more_than_a_raw_loop(tmp_path: Path) -> None:
-    assert reads_per_step(trainer_door(tmp_path)) - reads_per_step(raw_loop) == Counter()
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [
+        (PlainModel, {}),
+        (PlainModel, {"gradient_accumulation_steps": 2}),
+        (PlainModel, {"bf16": True}),
+        (CountedModel, {}),
+        (CountedModel, {"gradient_accumulation_steps": 2}),
+        (CountedModel, {"loss": own_loss, "bf16": True}),
+        (CountedModel, {"include_num_input_tokens_seen": True, "average_tokens_across_devices": True}),
+    ],
+)
+def test_a_step_through_the_trainer_door_reads_no_more_than_a_raw_loop(
+    tmp_path: Path, model: type[nn.Module], changes: dict[str, Any]
+) -> None:
+    assert reads_per_step(trainer_door(tmp_path, model, **changes)) - reads_per_step(raw_loop) == Counter()
 
 
 def test_the_counter_sees_a_list_made_in_every_step(tmp_path: Path) -> None:

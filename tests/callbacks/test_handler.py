@@ -318,3 +318,9 @@ def test_a_handler_is_freed_without_the_garbage_collector() -> None:
     del handler
     gc.enable()
     assert gone() is None
+
+
+def test_another_librarys_class_stands_for_ours_of_its_name() -> None:
+    handler = CallbackHandler([DefaultFlowCallback(), PrinterCallback()], None, None, None, None)
+    assert isinstance(handler.pop_callback(trainer_callback.PrinterCallback), PrinterCallback)
+    assert handler.pop_callback(trainer_callback.PrinterCallback) is None

@@ -118,6 +118,17 @@ def test_the_bar_of_an_evaluation_stands_below_the_table_and_goes(outputs: list[
     assert "/3 " not in versions[-1]
 
 
+def test_after_an_evaluation_that_failed_the_next_has_a_bar_of_its_own(outputs: list[Output]) -> None:
+    callback, control = NotebookProgressCallback(), TrainerControl()
+    args, state = SimpleNamespace(eval_strategy="no"), TrainerState(max_steps=4, is_world_process_zero=True)
+    for loader in ([1, 2, 3, 4, 5], [1, 2, 3]):
+        callback.on_prediction_step(args, state, control, eval_dataloader=loader)
+    assert callback.prediction_bar is not None
+    assert (callback.prediction_bar.position, callback.prediction_bar.total) == (1, 3)
+    callback.on_train_begin(args, state, control)
+    assert callback.prediction_bar is None
+
+
 def test_another_process_draws_nothing(outputs: list[Output]) -> None:
     run(NotebookProgressCallback(), "steps", is_main=False)
     assert outputs == []

@@ -70,6 +70,20 @@ def test_bars_reach_their_ends_on_stderr(capsys: pytest.CaptureFixture[str]) -> 
     assert error.rindex(" 3/3 ") > error.rindex(" 10/10 ")  # the evaluation alone keeps its bar
 
 
+def test_bars_that_an_error_left_are_closed_and_the_next_begin_anew() -> None:
+    callback, args, control = ProgressCallback(), SimpleNamespace(disable_tqdm=False), TrainerControl()
+    state = TrainerState(max_steps=4, is_world_process_zero=True)
+    callback.on_train_begin(args, state, control)
+    callback.on_prediction_step(args, state, control, eval_dataloader=(1, 2))
+    left = [callback.training_bar, callback.prediction_bar]
+    callback.on_train_begin(args, state, control)
+    callback.on_prediction_step(args, state, control, eval_dataloader=(1, 2, 3, 4, 5))
+    callback.on_prediction_step(args, state, control, eval_dataloader=(1, 2, 3))
+    assert [bar.disable for bar in left] == [True, True]  # tqdm says so of a closed bar
+    assert (callback.prediction_bar.n, callback.prediction_bar.total) == (1, 3)
+    callback.on_train_end(args, state, control)
+
+
 @pytest.mark.parametrize("disable_tqdm", [True, None])
 def test_no_bar_is_drawn_where_nobody_watches_and_rows_are(
     disable_tqdm: bool | None, capsys: pytest.CaptureFixture[str]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hftrain.checkpoint.contents import load_optimizer, load_scheduler, parameter_names, tree_of
 from hftrain.checkpoint.foreign import ForeignReader, open_any
@@ -189,6 +189,54 @@ def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path: Path) -
         archive.writestr("archive/data/0", bytes(10_000_000))
     with pytest.raises(UnsafeCheckpointError, match="compressed"):
         loaded(path)
+
+
+def test_parts_that_stand_in_a_tree_over_and_over_are_refused(tmp_path: Path) -> None:
+    laughs: list[Any] = [1]
+    for _ in range(20):
+        laughs = [laughs] * 10
+    with pytest.raises(UnsafeCheckpointError, match="many times that size|more often, than any state does"):
+        folder(tmp_path, scheduler_pt={"last": laughs}).part("scheduler")
+
+
+def test_a_list_that_holds_itself_is_refused(tmp_path: Path) -> None:
+    endless: list[Any] = []
+    endless.append(endless)
+    with pytest.raises(UnsafeCheckpointError, match="many times that size|more often, than any state does"):
+        folder(tmp_path, scheduler_pt={"last": endless}).part("scheduler")
+
+
+@pytest.mark.parametrize(
+    "tensor", [torch.ones(1).expand(1 << 40), torch.ones(1 << 40, device="meta"), torch.ones(2).to_sparse()]
+)
+def test_a_tensor_without_its_elements_is_refused(tmp_path: Path, tensor: Tensor) -> None:
+    state = {"state": {0: {"row": tensor}}, "param_groups": [{"params": [0]}]}
+    with pytest.raises(UnsafeCheckpointError, match="not made of its record|it names 'torch._utils _rebuild"):
+        folder(tmp_path, optimizer_pt=state).part("optimizer")
+
+
+def test_parts_that_parameter_groups_share_are_read(tmp_path: Path) -> None:
+    parameters = [nn.Parameter(torch.ones(1)) for _ in range(500)]
+    optimizer = torch.optim.AdamW([{"params": [parameter]} for parameter in parameters])
+    assert folder(tmp_path, optimizer_pt=optimizer.state_dict()).has("optimizer")
+    assert folder(tmp_path).part("optimizer").document["param_groups"]
+
+
+class Huge:
+    """Pickled as a numpy array of any shape and type, without its elements."""
+
+    def __init__(self, code: Any) -> None:
+        self.code = code
+
+    def __reduce__(self) -> Any:
+        return np.ndarray, ((1 << 40,), self.code)
+
+
+@pytest.mark.parametrize("code", ["O", "u4", np.dtype("O"), np.dtype("f8")])
+def test_an_array_that_only_claims_a_size_is_never_made(tmp_path: Path, code: Any) -> None:
+    state = {**reference_rng(), "numpy": ("MT19937", Huge(code), 624, 0, 0.0)}
+    with pytest.raises((UnsafeCheckpointError, TornCheckpointError)):
+        folder(tmp_path, rng_state_pth=state).part("rng", rank=0)
 
 
 @pytest.mark.parametrize("data", [b"", b"PK\x03\x04", pickle.dumps({"a": 1})])

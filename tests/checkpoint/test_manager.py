@@ -16,7 +16,7 @@ import torch
 
 from hftrain.checkpoint.contents import rng_part
 from hftrain.checkpoint.examine import protect
-from hftrain.checkpoint.reader import read_model
+from hftrain.checkpoint.reader import open_checkpoint, read_model
 from hftrain.checkpoint.storage import LocalStorage, Written
 from hftrain.errors import CheckpointError, TornCheckpointError
 from tests.checkpoint.kit import manager, parts, save, thread_ranks
@@ -46,6 +46,30 @@ class Recorder(LocalStorage):
 
 def names(path: Path) -> list[str]:
     return sorted(entry.name for entry in path.iterdir())
+
+
+def test_the_manifest_is_amended_where_a_listed_file_was_changed_or_removed(tmp_path: Path) -> None:
+    checkpoints = manager(tmp_path)
+    folder = Path(save(checkpoints, 1))
+    (folder / "trainer_state.json").write_text('{"global_step": 1, "more": 2}')
+    (folder / "notes.txt").write_text("mine")
+    checkpoints.amend()
+    reader = open_checkpoint(str(folder), verify="full")
+    assert reader.fields("trainer_state") == {"global_step": 1, "more": 2}
+    assert reader.has_file("notes.txt")
+    (folder / "model.safetensors").unlink()
+    checkpoints.amend()
+    assert not open_checkpoint(str(folder), verify="full").has("model")
+
+
+def test_a_manifest_that_is_right_is_not_written_again(tmp_path: Path) -> None:
+    storage = Recorder(root=str(tmp_path))
+    checkpoints = manager(tmp_path, storage=storage)
+    folder = Path(save(checkpoints, 1))
+    (folder / "notes.txt").write_text("mine")
+    storage.verbs.clear()
+    checkpoints.amend()
+    assert storage.verbs == []
 
 
 def test_the_mark_comes_first_the_manifest_last_and_deletion_after_it(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def settings(exchange: Exchange | None, rank: int, world: int, **changes: Any) -
 
 
 def dealt(data: Any, world: int = 2, *, make: Any = train_loader, **changes: Any) -> list[list[list[int]]]:
-    """What each rank gets of an epoch, as far as it counts in evaluation."""
+    """What each rank gets of an epoch; in evaluation nothing of a batch of which no sample counts."""
 
     def read(exchange: ThreadExchange) -> list[list[int]]:
         source = EpochLoader(make(data, settings(exchange, exchange.rank, world, **changes)))
@@ -55,7 +55,9 @@ def dealt(data: Any, world: int = 2, *, make: Any = train_loader, **changes: Any
         assert source.num_batches in (None, len(batches))
         if make is train_loader:
             return batches
-        return [batch[: source.num_real(index)] for index, batch in enumerate(batches)]
+        sizes = [source.num_real(index) for index in range(len(batches))]
+        assert all(size in (0, len(batch)) for size, batch in zip(sizes, batches, strict=True))  # no filler among them
+        return [batch[:size] for batch, size in zip(batches, sizes, strict=True)]
 
     return in_ranks(read, world)
 
@@ -95,8 +97,10 @@ def test_split_batches_divides_each_batch() -> None:
 
 @pytest.mark.parametrize("world", [2, 3])
 @pytest.mark.parametrize("size", [1, 4, 5, 7, 12])
-def test_evaluation_counts_every_sample_once_and_in_order(size: int, world: int) -> None:
-    ranks = dealt(Numbers(size), world, make=eval_loader)
+@pytest.mark.parametrize("is_split", [False, True])
+@pytest.mark.parametrize("kind", [Numbers, Stream, lambda size: DataLoader(Numbers(size), batch_size=6)])
+def test_evaluation_counts_every_sample_once_and_in_order(kind: Any, is_split: bool, size: int, world: int) -> None:
+    ranks = dealt(kind(size), world, make=eval_loader, split_batches=is_split, batch_size=6)
     assert [index for step in zip(*ranks, strict=True) for batch in step for index in batch] == list(range(size))
 
 

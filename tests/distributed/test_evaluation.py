@@ -78,8 +78,9 @@ METRICS: dict[str, Any] = {
 }
 
 
-def answers(folder: str, kind: str, batch_size: int, data: str, objects: bool) -> dict[str, Any]:
+def answers(folder: str, kind: str, batch_size: int, data: str, objects: bool, dealing: Any = None) -> dict[str, Any]:
     given: dict[str, Any] = {"per_device_eval_batch_size": batch_size, "batch_eval_metrics": kind == "batch by batch"}
+    given["accelerator_config"] = dealing
     metrics = METRICS[kind]()
     if kind == "torchmetrics":
         metrics["hits"].update = _by_token(metrics["hits"].update)
@@ -106,7 +107,7 @@ def _by_token(update: Any) -> Any:
     return lambda preds, target: update(preds.flatten(0, 1), target.flatten())
 
 
-CASES = [
+CASES: list[tuple[Any, ...]] = [
     ("function", "list", False),
     ("function", "loader", False),
     ("function", "stream", False),
@@ -115,11 +116,13 @@ CASES = [
     ("function", "a rank left over", False),
     ("torchmetrics", "a rank left over", False),
     ("function", "list", True),
+    ("function", "list", False, {"dispatch_batches": True}),
+    ("function", "loader", False, {"dispatch_batches": True}),
 ]
 
 
 def every_case(folder: str, batch_size: int) -> list[dict[str, Any]]:
-    return [answers(folder, kind, batch_size, data, objects) for kind, data, objects in CASES]
+    return [answers(folder, kind, batch_size, *case) for kind, *case in CASES]
 
 
 def test_two_processes_give_what_one_gives(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from torchmetrics import MeanSquaredError
 
 from hftrain import DataModule, TaskModule, Trainer
-from hftrain.errors import ConfigurationError
+from hftrain.errors import CheckpointError, ConfigurationError
 from tests.distributed.launch import launch
 from tests.trainer.tasks import CountedFit, Fit, Model, Points, arguments, trainer, weights
 
@@ -95,6 +95,25 @@ def test_a_run_of_two_processes_resumes_bitwise(tmp_path: Path) -> None:
     assert (tmp_path / "cut" / "checkpoint-5" / "rng-1.json").exists()
     assert launch(resumed, str(tmp_path / "cut"), 0) == whole
     assert whole[0] == whole[1]
+
+
+class Unsaved(Trainer):
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        raise ValueError("mine")
+
+
+def saved(folder: str) -> str:
+    ours = Unsaved(Model(), arguments(folder), train_dataset=Points())
+    try:
+        ours.save_model()
+    except (ValueError, CheckpointError) as error:
+        ours.accelerator.wait_for_everyone()  # neither has gone
+        return str(error)
+    return "saved"
+
+
+def test_a_model_that_the_main_process_cannot_save_is_an_error_on_all(tmp_path: Path) -> None:
+    assert launch(saved, str(tmp_path)) == ["mine", "On rank 0: ValueError: mine"]
 
 
 def uneven(folder: str) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import gc
 import json
 import subprocess
@@ -123,9 +124,11 @@ def test_an_fp16_overflow_skips_the_step_and_the_next_one_is_free_of_it(fp16: En
     task = Task()
     norm, stepped = fp16_step(fp16, task, factor=float("inf"))
     assert not stepped
+    assert fp16.step_was_skipped
     assert not norm.isfinite()
     assert torch.equal(task.net.weight, Task().net.weight)
     assert fp16_step(fp16, task)[1]
+    assert not fp16.step_was_skipped
     assert task.net.weight.isfinite().all()
 
 
@@ -257,6 +260,36 @@ def test_what_step_calls_is_compiled_once_and_the_names_stay(steps: list[str], n
     assert torch.equal(compiled, plain)
     assert wrapped is task
     assert list(wrapped.state_dict()) == ["net.weight", "net.bias"]
+
+
+def test_a_compiled_module_is_freed_without_the_garbage_collector() -> None:
+    torch._dynamo.reset()
+    task, backend = Task(), Counting()
+    engine = engine_of(compile=True, compile_backend=backend)
+    engine.wrap(task)
+    engine.step("forward")(X)
+    assert backend.graphs == 1
+    gone = weakref.ref(task)
+    gc.disable()
+    try:
+        engine.close()
+        del task
+        assert gone() is None
+    finally:
+        gc.enable()
+
+
+def test_a_copy_of_a_compiled_module_computes_with_its_own_weights() -> None:
+    task = Task()
+    engine = engine_of(compile=True, compile_backend="eager")
+    engine.wrap(task)
+    before = engine.step("forward")(X)
+    twin = copy.deepcopy(task)
+    with torch.no_grad():
+        for weight in twin.parameters():
+            weight.zero_()
+    assert torch.equal(task(X), before)
+    assert not torch.equal(twin(X), before)
 
 
 def test_nothing_is_compiled_unless_asked() -> None:

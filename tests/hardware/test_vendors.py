@@ -67,6 +67,7 @@ def test_apex_says_whether_a_step_was_skipped_and_keeps_its_scale(
     assert engine.optimizer_step(optimizer)
     optimizer._amp_stash.already_patched = True  # type: ignore[attr-defined]
     assert not engine.optimizer_step(optimizer)
+    assert engine.step_was_skipped
     engine.load_scaler_state(engine.scaler_state() or {})
     assert load("apex").calls[-1] == ("load", engine.scaler_state())
 

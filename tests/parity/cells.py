@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
+from torch.utils.data import default_collate
 
 from tests.parity.harness import Cell
 from tests.parity.models import (
     Perceptron,
     Recurrent,
+    Rows,
     Stream,
     TupleModel,
     causal_lm,
@@ -61,6 +64,35 @@ def _with_own_loader(library: Any) -> Any:
     class Own(library.Trainer):  # type: ignore[misc]
         def get_train_dataloader(self) -> Any:
             return torch.utils.data.DataLoader(self.train_dataset, batch_size=8, shuffle=True)
+
+    return Own
+
+
+class _Noisy(Rows):
+    """Samples that are augmented with random numbers of torch's default generator."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        sample = self.samples[index]
+        return {**sample, "x": sample["x"] + 0.1 * torch.randn(4)}
+
+
+class _Batches:
+    """A loader that is none: batches in an order of its own, without a data set."""
+
+    def __init__(self, samples: list[dict[str, Any]]) -> None:
+        self.batches = [default_collate(samples[first : first + 6]) for first in range(0, len(samples), 6)]
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Any:
+        return iter([self.batches[index] for index in torch.randperm(len(self.batches)).tolist()])
+
+
+def _with_batches(library: Any) -> Any:
+    class Own(library.Trainer):  # type: ignore[misc]
+        def get_train_dataloader(self) -> Any:
+            return _Batches(self.train_dataset.samples)
 
     return Own
 
@@ -118,6 +150,11 @@ CELLS: dict[str, Cell] = {
     "another seed": Cell(args={"seed": 7}),
     "a seed of the data": Cell(args={"data_seed": 123}),
     "a loader of the user": Cell(subclass=_with_own_loader),
+    "batches of the user": Cell(
+        subclass=_with_batches, args={"gradient_accumulation_steps": 2, "num_train_epochs": 20}
+    ),
+    # With dropout too, the two would take turns otherwise: accelerate loads a batch ahead of the step that uses it.
+    "augmented samples": Cell(model=partial(Perceptron, dropout=0.0), data=lambda: _Noisy(points().samples)),
     "workers": Cell(args={"dataloader_num_workers": 1, "dataloader_persistent_workers": True}),
     "an unseeded sampler": Cell(args={"accelerator_config": {"use_seedable_sampler": False}}),
     "grouped by length": Cell(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -225,3 +226,30 @@ def test_a_window_that_a_stream_leaves_partial_is_a_step_here_and_is_carried_on_
     mine, reference = both(Cell(data=lambda: Stream(points(52)), args=args), tmp_path)
     ends = [[step for name, step in record.events if name == "on_epoch_end"] for record in (mine, reference)]
     assert ends == [[2, 4], [1, 2, 3, 4]]
+
+
+def test_a_checkpoints_state_is_the_references(tmp_path: Path) -> None:
+    args = {**WATCHED, "load_best_model_at_end": True}
+    both(cell(args, callbacks=lambda library: [library.EarlyStoppingCallback(5)]), tmp_path)
+    for step in (8, 24):
+        mine, reference = (
+            json.loads((tmp_path / name / f"checkpoint-{step}" / "trainer_state.json").read_text())
+            for name in ("hftrain", "transformers")
+        )
+        assert mine.keys() == reference.keys()
+        assert mine["stateful_callbacks"] == reference["stateful_callbacks"]
+
+
+@pytest.mark.parametrize("restore", [False, True])
+def test_early_stopping_goes_on_as_in_the_reference(tmp_path: Path, restore: bool) -> None:
+    args = {
+        **WATCHED,
+        "num_train_epochs": 12,
+        "load_best_model_at_end": True,
+        "restore_callback_states_from_checkpoint": restore,
+    }
+    patient = cell(args, callbacks=lambda library: [library.EarlyStoppingCallback(4)])
+    both(patient, tmp_path)
+    mine, reference = both(patient, tmp_path, resume="checkpoint-24")
+    assert mine.events == reference.events
+    assert mine.state["global_step"] == (40 if restore else 56)

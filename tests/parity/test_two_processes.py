@@ -16,7 +16,8 @@ from tests.parity.harness import TOLERANCE, Cell, ours, run, theirs
 from tests.parity.models import causal_lm, classifier, pad, points, ragged, sentences
 
 pytest.importorskip("transformers")
-pytestmark = pytest.mark.slow
+# The first test of each library trains every cell.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 WINDOWS: dict[str, Any] = {"gradient_accumulation_steps": 3, "num_train_epochs": 40}
 
@@ -78,8 +79,8 @@ def train_all(name: str, folder: str) -> dict[str, Any]:
 def both() -> tuple[list[Any], list[Any]]:
     """Return what each rank of either library did: (ours, theirs)."""
     with tempfile.TemporaryDirectory() as folder:
-        mine = launch(train_all, "hftrain", folder)
-        return mine, launch(train_all, "transformers", folder)
+        mine = launch(train_all, "hftrain", folder, timeout_s=600)
+        return mine, launch(train_all, "transformers", folder, timeout_s=600)
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -96,3 +97,22 @@ def test_each_process_does_what_the_references_does(name: str, rank: int) -> Non
     for row, other in zip(mine[2], expected[2], strict=True):
         assert list(row) == list(other)
         assert row == pytest.approx(other, abs=1.01e-4, rel=TOLERANCE)
+
+
+def go_on(name: str, folder: str) -> list[Any]:
+    """Train; here, go on from the middle of an epoch as well. Return the losses from there on, and the weights."""
+    library = {"hftrain": ours, "transformers": theirs}[name]()
+    cell = Cell(args={"max_steps": 60, "save_strategy": "steps", "save_steps": 22, "gradient_accumulation_steps": 2})
+    record = run(library, cell, Path(folder), ddp_backend="gloo")
+    if name == "hftrain":
+        record = run(library, cell, Path(folder), ddp_backend="gloo", resume="checkpoint-22")
+    return [record.losses[-76:].tolist(), len(record.losses), record.weights.tolist()]
+
+
+def test_two_processes_go_on_as_if_the_references_had_not_been_interrupted(tmp_path: Path) -> None:
+    # The reference cannot read its own checkpoints in several CPU processes: their tensors are tagged cpu:0.
+    mine, expected = (launch(go_on, name, str(tmp_path), timeout_s=600) for name in ("hftrain", "transformers"))
+    for (losses, trained, weights), reference in zip(mine, expected, strict=True):
+        assert (trained, reference[1]) == (76, 120)
+        assert losses == pytest.approx(reference[0], abs=TOLERANCE)
+        assert weights == pytest.approx(reference[2], abs=TOLERANCE)

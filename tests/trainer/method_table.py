@@ -15,7 +15,7 @@ METHODS: dict[str, str] = {
     "create_accelerator_and_postprocess": (
         "tests/trainer/test_accelerator.py::test_a_subclass_may_put_another_in_its_place"
     ),
-    "create_model_card": "tests/trainer/test_later_methods.py::test_a_method_of_a_later_version_says_so",
+    "create_model_card": "tests/trainer/test_later_methods.py::test_a_script_that_ends_with_a_model_card_ends_well",
     "create_optimizer": "tests/trainer/test_optim_methods.py::test_an_override_of_class_and_arguments_acts",
     "create_optimizer_and_scheduler": "tests/trainer/test_overrides_called.py::test_a_run_calls_the_override",
     "create_scheduler": "tests/trainer/test_overrides_called.py::test_a_run_calls_the_override",

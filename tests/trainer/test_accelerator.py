@@ -39,21 +39,48 @@ def alone(tmp_path: Path) -> Iterator[AcceleratorShim]:
     "name",
     [
         "device",
+        "dispatch_batches",
         "distributed_type",
+        "even_batches",
+        "gradient_accumulation_steps",
         "is_last_process",
         "is_local_main_process",
         "is_main_process",
         "local_process_index",
         "mixed_precision",
         "native_amp",
+        "non_blocking",
         "num_processes",
+        "optimizer_step_was_skipped",
         "process_index",
+        "split_batches",
         "sync_gradients",
         "use_distributed",
     ],
 )
 def test_it_answers_as_accelerate_does(alone: AcceleratorShim, name: str) -> None:
     assert getattr(alone, name) == getattr(Accelerator(cpu=True), name)
+
+
+def test_it_answers_as_accelerates_does_in_a_trainer_that_accumulates_and_deals(tmp_path: Path) -> None:
+    import transformers
+
+    dealing = {"even_batches": False, "split_batches": True, "dispatch_batches": True, "use_seedable_sampler": False}
+    given = {"gradient_accumulation_steps": 4, "accelerator_config": dealing}
+    ours = made(tmp_path, **given)
+    args = transformers.TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", **given)
+    theirs = transformers.Trainer(Model(), args)
+    for name in ("gradient_accumulation_steps", "non_blocking", *dealing):
+        assert getattr(ours.accelerator, name) == getattr(theirs.accelerator, name), name
+    ours.accelerator.even_batches = True
+    assert ours.accelerator.even_batches
+
+
+def test_it_says_whether_the_latest_step_was_skipped(tmp_path: Path) -> None:
+    trainer = made(tmp_path)
+    assert not trainer.accelerator.optimizer_step_was_skipped
+    trainer._running_engine().step_was_skipped = True
+    assert trainer.accelerator.optimizer_step_was_skipped
 
 
 def test_the_state_says_what_accelerates_state_says(alone: AcceleratorShim) -> None:
@@ -157,6 +184,16 @@ def test_autocast_is_the_runs(tmp_path: Path) -> None:
     assert (accelerator.mixed_precision, accelerator.native_amp) == ("bf16", True)
 
 
+def test_the_forward_of_a_prepared_model_runs_in_the_runs_precision_and_returns_fp32(tmp_path: Path) -> None:
+    trainer = made(tmp_path, bf16=True)
+    model, exact = nn.Linear(3, 1), torch.tensor([[0.1, 0.2, 0.3]])
+    before = model(exact)
+    prepared = trainer.accelerator.prepare_model(model, evaluation_mode=True)
+    assert prepared(exact).dtype is torch.float32
+    assert prepared(exact) != before
+    assert not torch.is_autocast_enabled("cpu")
+
+
 def test_it_keeps_no_trainer_alive(tmp_path: Path) -> None:
     trainer = made(tmp_path)
     accelerator, model = trainer.accelerator, weakref.ref(trainer.model)
@@ -167,8 +204,11 @@ def test_it_keeps_no_trainer_alive(tmp_path: Path) -> None:
         assert model() is None
     finally:
         gc.enable()
-    with pytest.raises(ReferenceError, match="Keep the Trainer"):
+    with pytest.raises(AttributeError, match="Keep the Trainer"):
         accelerator.device  # noqa: B018
+    names = (name for name in dir(Accelerator) if not name.startswith("_"))
+    answers = {name: hasattr(accelerator, name) for name in names}
+    assert (answers["device"], answers["gather"], answers["log"]) == (False, True, False)
 
 
 def test_a_subclass_may_put_another_in_its_place(tmp_path: Path) -> None:

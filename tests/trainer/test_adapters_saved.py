@@ -114,6 +114,20 @@ def test_adapters_added_to_a_model_of_transformers_are_saved_alone_and_resumed(t
     assert torch.equal(weights(resumed.model), weights(whole.model))
 
 
+def test_a_mixed_model_which_cannot_save_its_adapters_alone_is_saved_whole(tmp_path: Path, base: Path) -> None:
+    def mixed(seed: int) -> Any:
+        torch.manual_seed(seed)
+        config = peft.LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True)
+        return peft.get_peft_model(type(language_model()).from_pretrained(base), config, mixed=True)
+
+    whole = pretrained_trainer(tmp_path / "whole", mixed(0), save_strategy="no")
+    whole.train()
+    pretrained_trainer(tmp_path / "cut", mixed(0), callbacks=[StopAt(3)]).train()
+    resumed = pretrained_trainer(tmp_path / "cut", mixed(5))
+    resumed.train(resume_from_checkpoint=True)
+    assert torch.equal(weights(resumed.model), weights(whole.model))
+
+
 def test_a_checkpoint_of_adapters_is_none_of_a_whole_model(tmp_path: Path, base: Path) -> None:
     pretrained_trainer(tmp_path, lora(base), save_steps=8).train()
     with pytest.raises(CheckpointNotFoundError, match=r"no weights of a GPT2LMHeadModel.*adapter_model\.safetensors"):

@@ -79,7 +79,7 @@ def test_the_loaders_are_told(changes: dict[str, Any], setting: str, expected: A
         default = loader_settings(quiet_arguments(), engine, training=training)
         told = loader_settings(quiet_arguments(**changes), engine, training=training)
         assert getattr(told, setting) == expected != getattr(default, setting)
-        assert told.worker_options()["pin_memory"] is (setting != "pin_memory")
+        assert told.worker_options(training=training)["pin_memory"] is (setting != "pin_memory")
 
 
 def test_the_loop_is_told_to_sync_after_each_batch() -> None:

@@ -7,13 +7,36 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils.data import IterableDataset
 
 from hftrain import Trainer, TrainingArguments, default_data_collator
+from hftrain.core.losses import LabelSmoother
 from hftrain.data.collators import DataCollatorWithPadding
 from hftrain.errors import ConfigurationError
 from hftrain.trainer.construction import accepts_loss_kwargs, can_return_loss, is_model_parallel, label_names_of
 from tests.trainer.tasks import Fit, Model, Points, arguments, trainer, weights
+
+CLASSES = [{"x": torch.tensor([1.0, -1.0]) * (1 - 2 * (i % 2)), "labels": i % 2} for i in range(8)]
+
+
+class Classifier(nn.Module):
+    """Two classes of points, embedded linearly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(2, 4), nn.Linear(4, 2)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embed
+
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> dict[str, Tensor]:
+        logits = self.head(self.embed(x))
+        return (
+            {"logits": logits}
+            if labels is None
+            else {"loss": functional.cross_entropy(logits, labels), "logits": logits}
+        )
 
 
 class Labelled(nn.Module):
@@ -199,3 +222,63 @@ def test_a_second_call_makes_a_new_schedule(tmp_path: Path) -> None:
     first = ours.lr_scheduler
     ours.train()
     assert ours.lr_scheduler is not first
+
+
+class Summed(Classifier):
+    """Takes keyword arguments, and does not weight its loss."""
+
+    def forward(self, x: Tensor, labels: Tensor | None = None, **kwargs: Any) -> dict[str, Tensor]:
+        return super().forward(x, labels)
+
+
+def test_what_was_set_on_the_trainer_holds_for_the_next_model_of_model_init(tmp_path: Path) -> None:
+    ours = Trainer(args=arguments(tmp_path, max_steps=1), model_init=Summed, train_dataset=CLASSES)
+    assert ours.model_accepts_loss_kwargs
+    ours.model_accepts_loss_kwargs, ours.label_names = False, ["x"]
+    ours.train()
+    assert not ours.model_accepts_loss_kwargs
+    assert ours.label_names == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "attribute"),
+    [({"label_smoothing_factor": 0.3}, "label_smoother"), ({"neftune_noise_alpha": 5.0}, "neftune_noise_alpha")],
+)
+def test_arguments_of_the_loss_that_change_after_construction_act(
+    tmp_path: Path, changes: dict[str, float], attribute: str
+) -> None:
+    ours = Trainer(Classifier(), arguments(tmp_path, max_steps=1), train_dataset=CLASSES)
+    assert getattr(ours, attribute) is None
+    for name, value in changes.items():
+        setattr(ours.args, name, value)
+    ours.train()
+    assert getattr(ours, attribute) is not None
+
+
+def test_a_label_smoother_of_ones_own_stays(tmp_path: Path) -> None:
+    ours = Trainer(Classifier(), arguments(tmp_path, max_steps=1), train_dataset=CLASSES)
+    ours.label_smoother = own = LabelSmoother(0.5)
+    ours.train()
+    assert ours.label_smoother is own
+
+
+@pytest.mark.parametrize(
+    ("make", "changes", "asked"),
+    [
+        (Fit, {"label_smoothing_factor": 0.3}, "label_smoothing_factor=0.3"),
+        (Classifier, {"batch_eval_metrics": True}, "batch_eval_metrics=True"),
+    ],
+)
+def test_arguments_that_change_after_construction_are_checked_by_train(
+    tmp_path: Path, make: type[nn.Module], changes: dict[str, Any], asked: str
+) -> None:
+    ours = Trainer(make(), arguments(tmp_path), train_dataset=CLASSES, compute_metrics=lambda prediction: {})
+    for name, value in changes.items():
+        setattr(ours.args, name, value)
+    with pytest.raises(ConfigurationError, match=asked):
+        ours.train()
+
+
+def test_arguments_of_another_library_are_refused_by_name() -> None:
+    with pytest.raises(ConfigurationError, match="args is a builtins.dict. Pass hftrain's"):
+        Trainer(Model(), {"output_dir": "out"})  # type: ignore[arg-type]

@@ -138,14 +138,18 @@ def test_a_sortish_sampler_groups_the_training_samples_only(tmp_path: Path) -> N
     assert isinstance(ours._get_eval_sampler(Rows()), SequentialSampler)
 
 
-def test_a_resumed_epoch_of_grouped_samples_goes_on_with_those_left(tmp_path: Path) -> None:
-    changes = {"group_by_length": True, "save_strategy": "steps", "save_steps": 4, "max_steps": 10}
+@pytest.mark.parametrize("order", [{"group_by_length": True}, NOT_SEEDABLE], ids=str)
+@pytest.mark.parametrize("step", [4, 7], ids=["in an epoch", "between epochs"])
+def test_a_resumed_run_whose_order_is_drawn_goes_on_with_the_samples_left(
+    tmp_path: Path, order: dict[str, Any], step: int
+) -> None:
+    changes = {**order, "save_strategy": "steps", "save_steps": step, "max_steps": 10}
     whole = trainer(tmp_path / "a", **changes)
     whole.train()
     torch.rand(7)  # a resumed script need not have drawn the same numbers before
     resumed = trainer(tmp_path / "b", **changes)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-4"))
-    assert resumed.model.seen == whole.model.seen[4:]
+    resumed.train(resume_from_checkpoint=str(tmp_path / "a" / f"checkpoint-{step}"))
+    assert resumed.model.seen == whole.model.seen[step:]
     assert resumed.model.head.weight.equal(whole.model.head.weight)
 
 
@@ -177,6 +181,22 @@ def test_a_subclass_says_which_columns_stay(tmp_path: Path, data: Any) -> None:
     ours = trainer(tmp_path, data, kind=KeepsNotes, max_steps=1)
     ours.train()
     assert ours.data_collator.keys == {"input_ids", "note"}
+
+
+def test_adapters_keep_the_columns_of_the_model_that_they_adapt(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    config = transformers.BertConfig(
+        vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
+    )
+    model = transformers.BertForSequenceClassification(config)
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["query"], task_type="SEQ_CLS"))
+    made = arguments(hftrain.TrainingArguments, tmp_path)
+    ours = hftrain.Trainer(adapted, made, train_dataset=Rows())
+    theirs = transformers.Trainer(adapted, arguments(transformers.TrainingArguments, tmp_path), train_dataset=Rows())
+    for one in (ours, theirs):
+        one._set_signature_columns_if_needed()
+    assert sorted(set(ours._signature_columns)) == sorted(set(theirs._signature_columns))
+    assert "token_type_ids" in ours._signature_columns
 
 
 class Reversed(hftrain.Trainer):

@@ -453,3 +453,14 @@ def test_deleting_the_trainer_frees_the_model_after_an_evaluation(tmp_path: Path
         assert model() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize("answer", [None, 0.5])
+def test_a_loss_that_is_no_tensor_is_refused_in_evaluation_too(tmp_path: Path, answer: Any) -> None:
+    class Silent(Regression):
+        def forward(self, x: Tensor, labels: Tensor | None = None, mems: Tensor | None = None) -> dict[str, Any]:
+            return {**super().forward(x), "loss": answer}
+
+    with pytest.raises(TaskError, match=rf"compute_loss returned {type(answer).__name__} in evaluation.*label_names"):
+        plain(tmp_path, model=Silent()).evaluate()
+    assert plain(tmp_path, model=Silent(), label_names=[]).evaluate().keys().isdisjoint({"eval_loss"})

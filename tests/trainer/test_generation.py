@@ -120,3 +120,8 @@ def test_the_pad_token_is_the_tokenizers_or_else_the_models() -> None:
     model.config.pad_token_id = None
     with pytest.raises(ConfigurationError, match="Set model.config.pad_token_id"):
         pad_token_of(None, model)
+
+
+def test_a_generation_config_that_is_none_is_refused_by_its_type() -> None:
+    with pytest.raises(ConfigurationError, match=r"generation_config=\{'max_length': 5\} is a dict\. Pass a Gen"):
+        load_generation_config({"max_length": 5})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from hftrain import TrainerCallback
 from hftrain.checkpoint.foreign import open_any
 from hftrain.checkpoint.reader import read_model
 from hftrain.errors import CheckpointNotFoundError
@@ -103,6 +105,22 @@ def test_the_best_model_is_loaded_at_the_end(tmp_path: Path) -> None:
     assert torch.equal(weights(reloaded(best)), weights(ours.model))
 
 
+def test_a_best_checkpoint_that_was_removed_is_no_reason_to_lose_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Remover(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 8:
+                shutil.rmtree(state.best_model_checkpoint)
+
+    settings: dict[str, Any] = {"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True}
+    ours = pretrained_trainer(tmp_path, learning_rate=5.0, callbacks=[Remover()], **settings)
+    assert ours.train().global_step == 8
+    assert "best_model_checkpoint=" in caplog.text
+    assert "the model keeps its last weights" in caplog.text
+    assert torch.equal(weights(reloaded(tmp_path / "checkpoint-8")), weights(ours.model))
+
+
 def test_a_model_with_a_save_pretrained_of_its_own_is_saved_by_it(tmp_path: Path) -> None:
     class Own(type(language_model())):  # type: ignore[misc]
         def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
@@ -133,6 +151,35 @@ def test_a_model_of_transformers_is_freed_without_the_garbage_collector(tmp_path
 
 
 # ---- plain modules ----------------------------------------------------------------------------------
+
+
+def undeclared() -> Any:
+    """A model of transformers with two layers that are one, of which its class says nothing."""
+
+    class Undeclared(transformers.PreTrainedModel):  # type: ignore[misc]
+        config_class = transformers.PretrainedConfig
+
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+            self.second.weight = self.first.weight
+            self.post_init()
+
+    return Undeclared(transformers.PretrainedConfig())
+
+
+def test_tensors_that_a_pretrained_model_shares_undeclared_are_not_left_to_chance(tmp_path: Path) -> None:
+    model = undeclared()
+    pretrained_trainer(tmp_path, model).save_model()
+    back, info = type(model).from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info.values())
+    assert torch.equal(back.first.weight, model.first.weight)
+    assert torch.equal(back.second.weight, model.first.weight)
+
+
+def test_a_processing_class_that_cannot_be_saved_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pretrained_trainer(tmp_path, processing_class=str.split).save_model()
+    assert "method_descriptor has no save_pretrained" in caplog.text
 
 
 class Tied(nn.Module):

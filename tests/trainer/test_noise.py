@@ -98,3 +98,23 @@ def test_two_runs_in_a_row_have_the_noise_once_each(tmp_path: Path) -> None:
     ours.train()
     assert all(trained <= 0.5 for trained, _ in watching.reach)
     assert len(watching.reach) == 8
+
+
+def test_adapters_have_the_noise_on_the_embeddings_of_their_base(tmp_path: Path) -> None:
+    import peft
+
+    from tests.parity.models import causal_lm, sentences
+
+    model = peft.get_peft_model(causal_lm(), peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    embedding = model.get_base_model().get_input_embeddings()
+    hooks: list[int] = []
+
+    class Looking(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            hooks.append(len(embedding._forward_hooks))
+
+    token_trainer(
+        tmp_path, model, data=sentences(16), parameters={"callbacks": [Looking]}, neftune_noise_alpha=5.0
+    ).train()
+    assert hooks == [1, 1, 1, 1]
+    assert not embedding._forward_hooks

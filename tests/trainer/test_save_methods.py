@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
+import shutil
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ import torch
 
 from hftrain import Trainer, TrainerCallback, TrainerState
 from hftrain.checkpoint.foreign import open_any
+from hftrain.errors import CheckpointError, ConfigurationError
 from tests.trainer.pretrained import StopAt
 from tests.trainer.tasks import Fit, Points, arguments, trainer, weights
 
@@ -113,7 +117,7 @@ def test_an_override_may_keep_all_checkpoints(tmp_path: Path) -> None:
 
     run(tmp_path, Keeping, save_steps=2, num_train_epochs=1, max_steps=7, save_total_limit=3)
     names = sorted(path.name for path in tmp_path.glob("checkpoint-*"))
-    assert names == ["checkpoint-4", "checkpoint-6", "checkpoint-7"]  # the end of training has its own
+    assert names == [f"checkpoint-{step}" for step in (2, 4, 6, 7)]
 
 
 def test_an_override_may_put_checkpoints_elsewhere(tmp_path: Path) -> None:
@@ -152,6 +156,12 @@ def test_an_override_hears_of_what_did_not_fit(tmp_path: Path) -> None:
     assert heard == [([], [])]
 
 
+def test_an_output_folder_of_an_unknown_protocol_is_refused(tmp_path: Path) -> None:
+    ours = trainer("nosuch://x")
+    with pytest.raises(ConfigurationError, match=r"output_dir='nosuch://x' cannot be written: ValueError"):
+        ours.train()
+
+
 def test_an_error_of_an_override_leaves_no_checkpoint(tmp_path: Path) -> None:
     class Broken(Trainer):
         def _save_rng_state(self, output_dir: str) -> None:
@@ -162,6 +172,42 @@ def test_an_error_of_an_override_leaves_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="mine"):
         run(tmp_path, Broken)
     assert trainer(tmp_path)._new_checkpoints().resolve(True) == str(tmp_path / "checkpoint-4")
+
+
+class Unsaved(Trainer):
+    def _save_rng_state(self, output_dir: str) -> None:
+        raise ValueError("mine")
+
+
+class Full(Trainer):
+    def _save_rng_state(self, output_dir: str) -> None:
+        raise OSError("the disk is full")
+
+
+class Refusing(TrainerCallback):
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        raise CheckpointError("mine")
+
+
+class Contrary(Trainer):
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs, callbacks=[Refusing()])
+
+
+@pytest.mark.parametrize(("kind", "resume"), [(Unsaved, None), (Full, None), (Trainer, True), (Contrary, None)])
+def test_a_run_that_failed_at_a_checkpoint_is_freed_without_the_garbage_collector(
+    tmp_path: Path, kind: type[Trainer], resume: Any
+) -> None:
+    ours = kind(model=Fit(), args=arguments(tmp_path, save_strategy="steps", save_steps=4), train_dataset=Points())
+    model = weakref.ref(ours.model)
+    gc.disable()
+    try:
+        with pytest.raises((ValueError, CheckpointError)) as caught:
+            ours.train(resume_from_checkpoint=resume)
+        del ours, caught
+        assert model() is None
+    finally:
+        gc.enable()
 
 
 def test_a_model_saved_in_a_callback_goes_where_it_is_told(tmp_path: Path) -> None:
@@ -180,6 +226,32 @@ def test_a_model_saved_in_a_callback_goes_where_it_is_told(tmp_path: Path) -> No
     run(tmp_path / "out", Kept, callbacks=[Exporting()])
     assert Fit.from_checkpoint(str(tmp_path / "export")) is not None
     assert not (tmp_path / "export/MANIFEST.json").exists()
+
+
+def test_what_a_callback_does_to_a_checkpoint_when_it_is_saved_leaves_it_whole(tmp_path: Path) -> None:
+    class Editing(TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
+            (folder / "notes.txt").write_text("mine")
+            (folder / "scheduler.json").unlink()
+            weights = bytearray((folder / "model.safetensors").read_bytes())
+            weights[-1] ^= 1
+            (folder / "model.safetensors").write_bytes(weights)
+
+    run(tmp_path, callbacks=[Editing()])
+    for step in (4, 8):
+        reader = open_any(str(tmp_path / f"checkpoint-{step}"), verify="full")
+        assert reader.file("notes.txt") == b"mine"
+        assert not reader.has("scheduler")
+
+
+def test_a_callback_may_remove_a_checkpoint_that_was_saved(tmp_path: Path) -> None:
+    class Removing(TrainerCallback):
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            shutil.rmtree(Path(args.output_dir, f"checkpoint-{state.global_step}"))
+
+    run(tmp_path, callbacks=[Removing()])
+    assert not list(tmp_path.glob("checkpoint-*"))
 
 
 def test_numbers_of_numpy_and_torch_in_the_rows_are_saved_as_numbers(tmp_path: Path) -> None:

@@ -239,6 +239,15 @@ def test_a_task_computes_its_own_loss(tmp_path: Path, changes: dict[str, Any], p
         token_trainer(tmp_path, Fit(), parameters=parameters, **changes)
 
 
+@pytest.mark.parametrize(
+    "name", ["training_step", "compute_loss", "get_batch_samples", "_prepare_inputs", "_prepare_input"]
+)
+def test_an_override_that_a_task_would_never_reach_is_refused(tmp_path: Path, name: str) -> None:
+    own = type("Own", (Trainer,), {name: lambda self, *args, **kwargs: None})
+    with pytest.raises(ConfigurationError, match=f"Own overrides {name}, and Fit is a TaskModule.*Fit.training_step"):
+        token_trainer(tmp_path, Fit, kind=own)
+
+
 def test_an_optimizer_with_a_training_mode_is_in_it(tmp_path: Path) -> None:
     class Switching(torch.optim.SGD):
         switched = 0

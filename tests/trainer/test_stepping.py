@@ -148,10 +148,8 @@ def test_a_loss_function_gets_fp32_in_a_bf16_run(tmp_path: Path) -> None:
 
 def test_a_plain_module_is_compiled_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
-    compile_ = nn.Module.compile
-    monkeypatch.setattr(
-        nn.Module, "compile", lambda module, **options: asked.append(options) or compile_(module, **options)
-    )
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda call, **options: asked.append(options) or compile_(call, **options))
     losses = {}
     for options in ({}, {"torch_compile": True, "torch_compile_backend": "eager"}):
         ours = token_trainer(tmp_path, **options)
@@ -161,6 +159,19 @@ def test_a_plain_module_is_compiled_in_place(tmp_path: Path, monkeypatch: pytest
         assert list(ours.model.state_dict()) == names
     assert asked == [{"backend": "eager"}]
     assert torch.allclose(losses[0], losses[2])
+
+
+@pytest.mark.parametrize("kwargs", [None, {"use_reentrant": False}])
+def test_the_model_is_told_how_to_recompute_as_the_arguments_say(tmp_path: Path, kwargs: Any) -> None:
+    told: list[Any] = []
+
+    class Telling(Tagger):
+        def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Any = "nothing") -> None:
+            told.append(gradient_checkpointing_kwargs)
+
+    options = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": kwargs}
+    token_trainer(tmp_path, Telling, max_steps=1, **options).train()
+    assert told == [kwargs]
 
 
 class Checkpointed(Tagger):
@@ -173,10 +184,11 @@ class Checkpointed(Tagger):
 @pytest.mark.parametrize(
     ("model", "changes", "unused", "buffers"),
     [
-        (Checkpointed, {}, True, True),
+        (Checkpointed, {}, True, None),
         (Checkpointed, {"gradient_checkpointing": True}, False, False),
         (Checkpointed, {"gradient_checkpointing": True, "ddp_find_unused_parameters": True}, True, False),
         (Checkpointed, {"ddp_broadcast_buffers": False}, True, False),
+        (Checkpointed, {"gradient_checkpointing": True, "ddp_broadcast_buffers": True}, False, True),
         (Fit, {}, None, None),
     ],
 )
