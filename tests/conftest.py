@@ -38,3 +38,13 @@ def no_network() -> Iterator[None]:
     socket.getaddrinfo = _resolve_loopback_only
     yield
     socket.getaddrinfo = _resolve
+
+
+@pytest.fixture(autouse=True)
+def no_traces_of_the_reference() -> Iterator[None]:
+    """Take away what the reference's arguments leave in the environment: precision and compilation, for later runs."""
+    before = {name: value for name, value in os.environ.items() if name.startswith("ACCELERATE_")}
+    yield
+    for name in [name for name in os.environ if name.startswith("ACCELERATE_")]:
+        del os.environ[name]
+    os.environ.update(before)
