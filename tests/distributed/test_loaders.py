@@ -85,7 +85,8 @@ def of_accelerate(size: int, plan: dict[str, Any]) -> DataLoader[Any]:
 
 def of_ours(size: int, plan: dict[str, Any], engine: Any) -> DataLoader[Any]:
     from hftrain.data.lengths import LengthGroupedSampler
-    from hftrain.data.loaders import LoaderSettings, train_loader
+    from hftrain.data.loaders import train_loader
+    from hftrain.data.settings import LoaderSettings
 
     how = LoaderSettings(
         batch_size=4,
