@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -11,23 +10,9 @@ import torch
 from torch import Tensor
 
 from hftrain.errors import HftrainError, TaskError
+from hftrain.hardware.tree import leaves
 
 DESCRIBED_ENTRIES = 8
-
-
-def leaves(batch: Any) -> Iterator[Any]:
-    """Yield what a nest of mappings, lists, tuples and dataclasses holds, in order."""
-    if isinstance(batch, Mapping):
-        for value in batch.values():
-            yield from leaves(value)
-    elif isinstance(batch, (list, tuple)):
-        for value in batch:
-            yield from leaves(value)
-    elif dataclasses.is_dataclass(batch) and not isinstance(batch, type):
-        for field in dataclasses.fields(batch):
-            yield from leaves(getattr(batch, field.name))
-    else:
-        yield batch
 
 
 def batch_size(batch: Any) -> int:

@@ -11,9 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from hftrain.errors import TaskError
-
-IGNORE_INDEX = -100
-"""The label of positions that no loss looks at."""
+from hftrain.types.outputs import IGNORED_LABEL
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class LabelSmoother:
     """
 
     epsilon: float = 0.1
-    ignore_index: int = IGNORE_INDEX
+    ignore_index: int = IGNORED_LABEL
 
     def __call__(self, outputs: Any, labels: Tensor, shift_labels: bool = False) -> Tensor:
         """Return the mean over the labels that count, in nats: 0-d.
@@ -83,7 +81,7 @@ def count_labels(batches: Sequence[Any]) -> Tensor | None:
         labels = batch.get("labels") if isinstance(batch, Mapping) else None
         if not isinstance(labels, Tensor):
             return None
-        counted.append(labels.ne(IGNORE_INDEX).sum())
+        counted.append(labels.ne(IGNORED_LABEL).sum())
     if len(counted) == 1:
         return counted[0]
     return torch.stack(counted).sum() if counted else None

@@ -77,7 +77,7 @@ class Task(Protocol):
 
 
 class EpochSource(Protocol):
-    """Batches of one epoch after the other, from any position. Implemented by `hftrain.data.loaders`."""
+    """Batches of one epoch after the other, from any position. Implemented by `hftrain.data.epochs`."""
 
     @property
     def num_batches(self) -> int | None:

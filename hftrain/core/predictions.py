@@ -15,9 +15,7 @@ from torch import Tensor
 
 from hftrain.core.ports import Engine
 from hftrain.errors import DataError
-
-PADDING = -100
-"""Fills the columns that a narrower batch lacks; losses and metrics of labels leave it out by convention."""
+from hftrain.types.outputs import IGNORED_LABEL
 
 GROWTH = 1.08
 # A copy between overlapping places goes through as much temporary memory, so it is done in pieces.
@@ -81,7 +79,7 @@ class RowBuffer:
                 for low, high in _pieces(start, end, self._columns * self._item):
                     self._view(low, high, width)[:, :columns] = self._view(low, high, self._columns)[:, :columns]
             if columns < width:
-                self._view(start, end, width)[:, columns:] = np.array(PADDING).astype(self._memory.dtype)
+                self._view(start, end, width)[:, columns:] = np.array(IGNORED_LABEL).astype(self._memory.dtype)
         memory, rows = self._memory, self._rows
         self._memory, self._widths, self._rows = np.empty(0, dtype=memory.dtype), [], 0
         memory.resize((rows,) if self._is_flat else (rows, width, *self._inner), refcheck=False)
@@ -238,7 +236,7 @@ def pad_across_ranks(engine: Engine, tree: Any) -> Any:
         missing = next(longest) - leaf.shape[1]
         if missing == 0:
             return leaf
-        return torch.cat((leaf, leaf.new_full((leaf.shape[0], missing, *leaf.shape[2:]), PADDING)), dim=1)
+        return torch.cat((leaf, leaf.new_full((leaf.shape[0], missing, *leaf.shape[2:]), IGNORED_LABEL)), dim=1)
 
     return map_nest(tree, padded)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from hftrain.errors import DataError
+from hftrain.hardware.tree import leaves, mapping_like, sequence_like
 
 
 class Exchange(Protocol):
@@ -185,7 +185,8 @@ def size_of(batch: Any) -> int:
     Raises:
         DataError: it holds no tensor of at least one dimension.
     """
-    size = _size_or_none(batch)
+    tensors = (leaf for leaf in leaves(batch) if isinstance(leaf, Tensor) and leaf.ndim)
+    size = next((tensor.shape[0] for tensor in tensors), None)
     if size is None:
         raise DataError(
             f"dispatch_batches=True divides batches along dimension 0 of their tensors, and a batch of type "
@@ -204,11 +205,11 @@ def concatenated(batches: Sequence[Any]) -> Any:
     if isinstance(first, Tensor):
         return torch.cat(list(batches)) if first.ndim else first
     if isinstance(first, Mapping):
-        return _rebuilt(first, {key: concatenated([batch[key] for batch in batches]) for key in first})
+        return mapping_like(first, {key: concatenated([batch[key] for batch in batches]) for key in first})
     if _is_column(first):
         return type(first)(chain(*batches))
     if isinstance(first, (list, tuple)):
-        return _like(first, [concatenated(items) for items in zip(*batches, strict=True)])
+        return sequence_like(first, [concatenated(items) for items in zip(*batches, strict=True)])
     return first
 
 
@@ -217,22 +218,12 @@ def sliced(batch: Any, begin: int, end: int, size: int) -> Any:
     if isinstance(batch, Tensor):
         return batch[begin:end] if batch.ndim and batch.shape[0] == size else batch
     if isinstance(batch, Mapping):
-        return _rebuilt(batch, {key: sliced(value, begin, end, size) for key, value in batch.items()})
+        return mapping_like(batch, {key: sliced(value, begin, end, size) for key, value in batch.items()})
     if _is_column(batch):
         return batch[begin:end] if len(batch) == size else batch
     if isinstance(batch, (list, tuple)):
-        return _like(batch, [sliced(item, begin, end, size) for item in batch])
+        return sequence_like(batch, [sliced(item, begin, end, size) for item in batch])
     return batch
-
-
-def _size_or_none(tree: Any) -> int | None:
-    if isinstance(tree, Tensor):
-        return tree.shape[0] if tree.ndim else None
-    if isinstance(tree, Mapping):
-        tree = list(tree.values())
-    if not isinstance(tree, (list, tuple)):
-        return None
-    return next((size for item in tree if (size := _size_or_none(item)) is not None), None)
 
 
 def _is_column(tree: Any) -> bool:
@@ -240,16 +231,3 @@ def _is_column(tree: Any) -> bool:
     return isinstance(tree, (list, tuple)) and not any(
         isinstance(item, (Tensor, Mapping, list, tuple)) for item in tree
     )
-
-
-def _rebuilt(old: Mapping[Any, Any], values: dict[Any, Any]) -> Any:
-    if type(old) is dict:
-        return values
-    new: Any = copy.copy(old)
-    for key, value in values.items():
-        new[key] = value
-    return new
-
-
-def _like(old: Any, items: list[Any]) -> Any:
-    return type(old)(*items) if hasattr(old, "_fields") else type(old)(items)

@@ -13,9 +13,7 @@ from torch.utils.data import get_worker_info
 
 from hftrain.data.collators import padded
 from hftrain.errors import DataError
-
-IGNORED = -100
-"""The label that losses leave out."""
+from hftrain.types.outputs import IGNORED_LABEL
 
 
 @dataclass
@@ -38,7 +36,7 @@ class DataCollatorForSeq2Seq:
     padding: Any = True
     max_length: int | None = None
     pad_to_multiple_of: int | None = None
-    label_pad_token_id: int = IGNORED
+    label_pad_token_id: int = IGNORED_LABEL
     return_tensors: str = "pt"
 
     def __call__(self, features: Sequence[Mapping[str, Any]], return_tensors: str | None = None) -> Any:
@@ -146,7 +144,7 @@ class DataCollatorForLanguageModeling:
             return batch
         labels = batch["input_ids"].clone()
         if self.tokenizer.pad_token_id is not None:
-            labels[labels == self.tokenizer.pad_token_id] = IGNORED
+            labels[labels == self.tokenizer.pad_token_id] = IGNORED_LABEL
         batch["labels"] = labels
         return batch
 
@@ -168,7 +166,7 @@ class DataCollatorForLanguageModeling:
             )
         share = torch.full(inputs.shape, float(self.mlm_probability or 0.0)).masked_fill_(special.bool(), 0.0)
         chosen = self._drawn(share)
-        labels = torch.where(chosen, inputs, IGNORED)
+        labels = torch.where(chosen, inputs, IGNORED_LABEL)
         masked = self._drawn(torch.full(inputs.shape, float(self.mask_replace_prob))) & chosen
         inputs = inputs.masked_fill(masked, self.tokenizer.convert_tokens_to_ids(self.tokenizer.mask_token))
         if self.mask_replace_prob == 1 or self.random_replace_prob == 0:

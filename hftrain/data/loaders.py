@@ -10,24 +10,11 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sampler
 
 from hftrain.data.batching import epoch_batches, eval_batches, marking, sampled_eval_batches, sized, train_batches
 from hftrain.data.dealing import Tail, length_of
-from hftrain.data.epochs import EpochLoader, num_samples_of
+from hftrain.data.epochs import num_samples_of
 from hftrain.data.iterables import IterableShard
 from hftrain.data.settings import LoaderSettings
 from hftrain.data.sharing import dispatched, is_dealt, seeded_loader, shared_eval_loader, shared_train_loader
 from hftrain.errors import DataError
-
-__all__ = [
-    "CollateFn",
-    "EpochLoader",
-    "KeptLoader",
-    "Loader",
-    "LoaderSettings",
-    "eval_loader",
-    "is_map_style",
-    "num_examples_of",
-    "prepared_loader",
-    "train_loader",
-]
 
 CollateFn = Callable[[list[Any]], Any]
 Loader = DataLoader[Any]

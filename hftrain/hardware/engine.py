@@ -6,9 +6,8 @@ import importlib
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +21,7 @@ from hftrain.hardware.collectives import Alone, Collectives, Together
 from hftrain.hardware.devices import batch_mover, resolve_device
 from hftrain.hardware.gradients import GradientList
 from hftrain.hardware.precision import (
-    HalfName,
     LossScaler,
-    PrecisionName,
     apply_tf32,
     cast_weights,
     check_half_precision,
@@ -33,42 +30,14 @@ from hftrain.hardware.precision import (
     make_precision,
 )
 from hftrain.hardware.process_group import ensure_process_group
+from hftrain.hardware.settings import EngineSettings, VendorName
 from hftrain.hardware.strategies import StepRouter, make_strategy
 from hftrain.hardware.world import read_world
 
 logger = logging.getLogger(__name__)
 
-VendorName = Literal["apex", "ipex", "xla"]
 T = TypeVar("T")
 OptimizerT = TypeVar("OptimizerT", bound=Optimizer)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineSettings:
-    """What the engine is asked for, resolved once from the arguments."""
-
-    accelerator: str = "auto"
-    """"auto", "cpu", "cuda" or "mps"."""
-    precision: PrecisionName = "fp32"
-    full_eval: HalfName | None = None
-    """Number format of the weights inside `Engine.full_eval`."""
-    tf32: bool | None = None
-    """None leaves torch's switches alone."""
-    ddp_backend: str | None = None
-    ddp_timeout_s: float = 1800
-    ddp_find_unused_parameters: bool | None = None
-    ddp_bucket_cap_mb: int | None = None
-    ddp_broadcast_buffers: bool | None = None
-    defer_sync: bool = False
-    """Gradients are averaged by `Engine.average_gradients` after a step's passes instead of within the last."""
-    non_blocking: bool = False
-    """Copy batches without waiting; helps from pinned memory to CUDA, ignored elsewhere."""
-    compile: bool = False
-    compile_backend: str | None = None
-    compile_mode: str | None = None
-    vendor: VendorName | None = None
-    """Whose package takes part: Apex's autocast, Intel's optimizations, or a TPU's core."""
-    apex_opt_level: str = "O1"
 
 
 class Engine:

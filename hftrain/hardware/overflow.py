@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from hftrain.errors import TaskError
-from hftrain.hardware.tree import map_tree
+from hftrain.hardware.tree import leaves
 
 NUM_FRAMES = 21
 """How many modules a report shows: the one with the first inf or nan, and those that ran before it."""
@@ -95,15 +95,7 @@ class _Monitor:
 
 
 def _tensors(tree: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-
-    def note(leaf: Any) -> Any:
-        if isinstance(leaf, Tensor):
-            found.append(leaf)
-        return leaf
-
-    map_tree(tree, note)
-    return found
+    return [leaf for leaf in leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def _report(frames: list[Frame]) -> NoReturn:

@@ -1,10 +1,10 @@
-"""One walk over nested batches: dicts, lists, tuples, named tuples and dataclasses."""
+"""Walks over nested batches: dicts, lists, tuples, named tuples and dataclasses."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 from torch import Tensor
@@ -35,22 +35,49 @@ def map_tree(tree: Any, leaf: Callable[[Any], Any], *, is_leaf: Callable[[Any], 
     return _map_uncommon(tree, leaf, is_leaf)
 
 
+def leaves(tree: Any) -> Iterator[Any]:
+    """Yield what a nest of mappings, lists, tuples and dataclasses holds, in order."""
+    if isinstance(tree, Mapping):
+        for value in tree.values():
+            yield from leaves(value)
+    elif isinstance(tree, (list, tuple)):
+        for value in tree:
+            yield from leaves(value)
+    elif dataclasses.is_dataclass(tree) and not isinstance(tree, type):
+        for field in dataclasses.fields(tree):
+            yield from leaves(getattr(tree, field.name))
+    else:
+        yield tree
+
+
+def mapping_like(old: Mapping[Any, Any], entries: dict[Any, Any]) -> Any:
+    """Return a mapping of the type of ``old``, which has the same keys, with other values."""
+    if type(old) is dict:
+        return entries
+    if not isinstance(old, MutableMapping):
+        return type(old)(entries)  # type: ignore[call-arg]
+    rebuilt = copy.copy(old)
+    for key, value in entries.items():
+        rebuilt[key] = value
+    return rebuilt
+
+
+def sequence_like(old: Any, items: Iterable[Any]) -> Any:
+    """Return a list, tuple or named tuple of the type of ``old`` with other items."""
+    return type(old)(*items) if hasattr(old, "_fields") else type(old)(items)
+
+
 def _map_uncommon(tree: Any, leaf: Callable[[Any], Any], is_leaf: Callable[[Any], bool] | None) -> Any:
     if isinstance(tree, Mapping):
         changed = {key: map_tree(value, leaf, is_leaf=is_leaf) for key, value in tree.items()}
         if all(value is tree[key] for key, value in changed.items()):
             return tree
-        if not isinstance(tree, MutableMapping):
-            return type(tree)(changed)  # type: ignore[call-arg]
-        rebuilt = copy.copy(tree)
-        for key, value in changed.items():
-            rebuilt[key] = value
-        return rebuilt
+        return mapping_like(tree, changed)
     if isinstance(tree, (list, tuple)):
         items = [map_tree(value, leaf, is_leaf=is_leaf) for value in tree]
         if _all_same(items, tree):
             return tree
-        return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
+        return sequence_like(tree, items)
     if dataclasses.is_dataclass(tree) and not isinstance(tree, type):
         return _map_dataclass(tree, leaf, is_leaf)
     return leaf(tree)

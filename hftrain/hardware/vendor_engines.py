@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hftrain.errors import HardwareError
-from hftrain.hardware.engine import Engine, EngineSettings
+from hftrain.hardware.engine import Engine
+from hftrain.hardware.settings import EngineSettings
 from hftrain.hardware.vendors import load
 from hftrain.hardware.xla import run_recorded
 

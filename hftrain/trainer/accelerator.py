@@ -17,7 +17,7 @@ from hftrain.data.loaders import prepared_loader
 from hftrain.errors import ConfigurationError, NotAvailableError
 from hftrain.hardware.process_group import first
 from hftrain.hardware.strategies import StepRouter
-from hftrain.hardware.tree import map_tree
+from hftrain.hardware.tree import leaves, map_tree
 from hftrain.trainer.process_place import ProcessPlace
 from hftrain.trainer.settings import dealing_of, loader_settings
 from hftrain.trainer.stepping import hook_autocast
@@ -370,9 +370,8 @@ _NEAREST = "gather, reduce_sum, broadcast_object or autocast"
 
 
 def _all_tensors(tree: Any) -> bool:
-    leaves: list[Any] = []
-    map_tree(tree, leaves.append, is_leaf=None)
-    return bool(leaves) and all(isinstance(leaf, Tensor) for leaf in leaves)
+    found = [leaf for leaf in leaves(tree) if leaf is not None]
+    return bool(found) and all(isinstance(leaf, Tensor) for leaf in found)
 
 
 def _only_where(is_here: Callable[[], bool], function: Callable[..., Any]) -> Callable[..., Any]:

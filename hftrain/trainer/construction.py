@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
 
     import torch
     from torch import nn
-
-logger = logging.getLogger(__name__)
 
 
 # ---- what the model is ---------------------------------------------------------------------------------
@@ -98,11 +95,11 @@ def check_arguments(args: Any) -> None:
         )
 
 
-def first_model(model: nn.Module | None, model_init: Callable[..., nn.Module] | None) -> None:
-    """Check that there is one source of the model.
+def check_model_sources(model: nn.Module | None, model_init: Callable[..., nn.Module] | None) -> None:
+    """Raise if nothing gives the model; warn if two things do.
 
     Raises:
-        ConfigurationError: there is none.
+        ConfigurationError: nothing does.
     """
     if model is not None and model_init is not None:
         warnings.warn(
@@ -186,10 +183,15 @@ def check_data(args: TrainingArguments, train_dataset: Any, *, has_evaluation: b
             f"{type(train_dataset).__name__} without one. Set group_by_length=False."
         )
     if args.eval_strategy != "no" and not has_evaluation:
-        raise ConfigurationError(
-            f"eval_strategy={str(getattr(args.eval_strategy, 'value', args.eval_strategy))!r} needs data to evaluate "
-            'on, and there is none. Pass eval_dataset=... or DataModule(eval=...), or set eval_strategy="no".'
-        )
+        raise no_evaluation_data(f"eval_strategy={str(getattr(args.eval_strategy, 'value', args.eval_strategy))!r}")
+
+
+def no_evaluation_data(asked: str) -> ConfigurationError:
+    """Return the error for an evaluation that was ``asked`` for, without anything to evaluate on."""
+    return ConfigurationError(
+        f"{asked} needs data to evaluate on, and there is none. Pass eval_dataset=... or DataModule(eval=...), or set "
+        'eval_strategy="no" and eval_on_start=False.'
+    )
 
 
 def check_metrics(args: TrainingArguments, compute_metrics: Any) -> None:

@@ -1,4 +1,4 @@
-"""Optimizer, schedule and engine of a run: how they are made and asked about."""
+"""Optimizer and schedule of a run: how they are made and asked about."""
 
 from __future__ import annotations
 

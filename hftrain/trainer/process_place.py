@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ class AcceleratorState:
     fsdp_plugin: None = None
 
 
-class ProcessPlace:
+class ProcessPlace(ABC):
     """Device, precision and rank of this process, asked of the engine each time."""
 
     @property
@@ -108,5 +109,6 @@ class ProcessPlace:
         return self.mixed_precision != "no"
 
     @property
+    @abstractmethod
     def _engine(self) -> Engine:
-        raise NotImplementedError
+        """The engine that is asked."""

@@ -10,7 +10,7 @@ from hftrain.args.environment import accelerator_of
 from hftrain.core.loop_settings import LoopSettings
 from hftrain.data.settings import LoaderSettings
 from hftrain.errors import ConfigurationError
-from hftrain.hardware.engine import EngineSettings, VendorName
+from hftrain.hardware.settings import EngineSettings, VendorName
 from hftrain.optim.optimizers import OptimizerSettings, parse_optim_args
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import copy
 import importlib
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from hftrain.core.batches import describe_batch
 from hftrain.core.task import TaskModule
 from hftrain.errors import ConfigurationError, TaskError
 from hftrain.hardware.seeding import rng_state, set_rng_state
+from hftrain.hardware.tree import mapping_like, sequence_like
 from hftrain.trainer.construction import base_of
 from hftrain.trainer.overrides import is_overridden
 
@@ -60,16 +61,9 @@ def prepared_by_entry(data: Any, prepare: Callable[[Any], Any], move: Callable[[
     A tuple that can move by itself, as a packed sequence can, is not taken apart.
     """
     if isinstance(data, Mapping):
-        entries = {key: prepare(value) for key, value in data.items()}
-        if type(data) is dict or not isinstance(data, MutableMapping):
-            return type(data)(entries)  # type: ignore[call-arg]
-        rebuilt = copy.copy(data)
-        for key, value in entries.items():
-            rebuilt[key] = value
-        return rebuilt
+        return mapping_like(data, {key: prepare(value) for key, value in data.items()})
     if isinstance(data, (list, tuple)) and not hasattr(data, "to"):
-        items = [prepare(value) for value in data]
-        return type(data)(*items) if hasattr(data, "_fields") else type(data)(items)
+        return sequence_like(data, [prepare(value) for value in data])
     return move(data)
 
 

@@ -26,12 +26,13 @@ from hftrain.trainer.construction import (
     check_data,
     check_metrics,
     check_model,
+    check_model_sources,
     check_optimizers,
     check_saving,
     default_collator,
-    first_model,
     is_model_parallel,
     label_names_of,
+    no_evaluation_data,
     warn_of_generating,
 )
 from hftrain.trainer.fitting import fit, refuse_resume_value
@@ -109,7 +110,7 @@ class Trainer(LaterMethods):
         self.create_accelerator_and_postprocess()
         with self._memory_tracker.stage("init"):
             self._seed()
-            first_model(model, model_init)
+            check_model_sources(model, model_init)
             self.model_init = model_init
             first = model if model is not None else self.call_model_init()
             self._read_model(first)
@@ -349,14 +350,10 @@ class Trainer(LaterMethods):
         self._engine = None
 
     def _refuse_missing_evaluation(self) -> None:
-        if self.args.eval_strategy == "no" and not self.args.eval_on_start:
-            return
-        if not self._has_evaluation_data():
-            raise ConfigurationError(
-                f"eval_strategy={str(getattr(self.args.eval_strategy, 'value', self.args.eval_strategy))!r} needs data "
-                "to evaluate on, and there is none. Pass eval_dataset=... or DataModule(eval=...), or set "
-                'eval_strategy="no".'
-            )
+        strategy = str(getattr(self.args.eval_strategy, "value", self.args.eval_strategy))
+        is_asked = strategy != "no" or self.args.eval_on_start
+        if is_asked and not self._has_evaluation_data():
+            raise no_evaluation_data(f"eval_strategy={strategy!r}" if strategy != "no" else "eval_on_start=True")
 
 
 def set_log_level(args: TrainingArguments) -> None:

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     Arrays: TypeAlias = Array | tuple[Array, ...]
 
 
+IGNORED_LABEL = -100
+"""The label that losses and metrics leave out, by the field's convention; it also fills up narrower batches."""
+
+
 class EvalPrediction:
     """What ``compute_metrics`` receives: the model's answers beside the truth, over the whole data set.
 

@@ -14,7 +14,8 @@ from hftrain.core.task import TaskModule
 from hftrain.data.epochs import EpochLoader
 from hftrain.data.loaders import train_loader
 from hftrain.data.settings import LoaderSettings
-from hftrain.hardware.engine import EngineSettings, create_engine
+from hftrain.hardware.engine import create_engine
+from hftrain.hardware.settings import EngineSettings
 from hftrain.types.choices import Event
 from hftrain.types.control import TrainerControl
 from hftrain.types.state import TrainerState

@@ -11,7 +11,8 @@ from hftrain.core.evaluator import Collected, Evaluator, TaskStep
 from hftrain.core.task import TaskModule
 from hftrain.data.epochs import EpochLoader
 from hftrain.errors import TaskError
-from hftrain.hardware.engine import EngineSettings, create_engine
+from hftrain.hardware.engine import create_engine
+from hftrain.hardware.settings import EngineSettings
 from hftrain.types.choices import Event
 
 ENGINE = create_engine(EngineSettings(accelerator="cpu"))

@@ -9,7 +9,8 @@ from torchmetrics import MeanMetric, MeanSquaredError, MetricCollection
 
 from hftrain.core.metrics import MetricSet, are_metrics, plain_metrics
 from hftrain.errors import TaskError
-from hftrain.hardware.engine import EngineSettings, create_engine
+from hftrain.hardware.engine import create_engine
+from hftrain.hardware.settings import EngineSettings
 
 ENGINE = create_engine(EngineSettings(accelerator="cpu"))
 OUTPUT = {"loss": torch.tensor(1.0), "preds": torch.tensor([1.0, 2.0]), "target": torch.tensor([1.0, 4.0])}

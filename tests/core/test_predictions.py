@@ -11,7 +11,8 @@ import torch
 
 from hftrain.core.predictions import Predictions, RowBuffer, gather_rows
 from hftrain.errors import DataError
-from hftrain.hardware.engine import EngineSettings, create_engine
+from hftrain.hardware.engine import create_engine
+from hftrain.hardware.settings import EngineSettings
 
 ENGINE = create_engine(EngineSettings(accelerator="cpu"))
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from hftrain.core.task import TaskModule
 from hftrain.errors import TaskError
-from hftrain.hardware.engine import Engine, EngineSettings, create_engine
+from hftrain.hardware.engine import Engine, create_engine
+from hftrain.hardware.settings import EngineSettings
 
 
 class Line(TaskModule):

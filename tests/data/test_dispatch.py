@@ -12,7 +12,9 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from hftrain.data.dispatch import Exchange, concatenated, size_of, sliced
-from hftrain.data.loaders import EpochLoader, LoaderSettings, eval_loader, train_loader
+from hftrain.data.epochs import EpochLoader
+from hftrain.data.loaders import eval_loader, train_loader
+from hftrain.data.settings import LoaderSettings
 from hftrain.errors import DataError
 from tests.data.threads import ThreadExchange, in_ranks
 

@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, Sampler
 
-from hftrain.data.loaders import EpochLoader, LoaderSettings, eval_loader, train_loader
+from hftrain.data.epochs import EpochLoader
+from hftrain.data.loaders import eval_loader, train_loader
+from hftrain.data.settings import LoaderSettings
 from hftrain.errors import DataError
 
 

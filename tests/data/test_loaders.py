@@ -20,8 +20,10 @@ from torch.utils.data import (
 )
 
 from hftrain.data.dealt import DealtSampler
-from hftrain.data.loaders import EpochLoader, LoaderSettings, eval_loader, train_loader
+from hftrain.data.epochs import EpochLoader
+from hftrain.data.loaders import eval_loader, train_loader
 from hftrain.data.samplers import EpochBatchSampler, EvalBatchSampler, epoch_order
+from hftrain.data.settings import LoaderSettings
 from hftrain.errors import DataError
 
 

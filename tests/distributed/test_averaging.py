@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from hftrain.hardware.averaging import average_gradients
-from hftrain.hardware.engine import EngineSettings, create_engine
+from hftrain.hardware.engine import create_engine
+from hftrain.hardware.settings import EngineSettings
 from tests.distributed.launch import launch
 
 pytestmark = pytest.mark.slow

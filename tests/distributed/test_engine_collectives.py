@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from hftrain.errors import HardwareError
-from hftrain.hardware.engine import EngineSettings, create_engine
+from hftrain.hardware.engine import create_engine
+from hftrain.hardware.settings import EngineSettings
 from tests.distributed.launch import launch
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.nn.parallel import DistributedDataParallel
 
-from hftrain.hardware.engine import Engine, EngineSettings, create_engine
+from hftrain.hardware.engine import Engine, create_engine
+from hftrain.hardware.settings import EngineSettings
 from tests.distributed.launch import launch
 
 pytestmark = pytest.mark.slow

@@ -85,7 +85,8 @@ def of_accelerate(size: int, plan: dict[str, Any]) -> DataLoader[Any]:
 
 def of_ours(size: int, plan: dict[str, Any], engine: Any) -> DataLoader[Any]:
     from hftrain.data.lengths import LengthGroupedSampler
-    from hftrain.data.loaders import LoaderSettings, train_loader
+    from hftrain.data.loaders import train_loader
+    from hftrain.data.settings import LoaderSettings
 
     how = LoaderSettings(
         batch_size=4,
@@ -114,7 +115,8 @@ def read(open_epoch: Callable[[int], Iterable[Tensor]]) -> list[Any]:
 def compare() -> list[str]:
     """Return the plans in which the two differ."""
     from hftrain.data.epochs import EpochLoader
-    from hftrain.hardware.engine import EngineSettings, create_engine
+    from hftrain.hardware.engine import create_engine
+    from hftrain.hardware.settings import EngineSettings
 
     engine = create_engine(EngineSettings(accelerator="cpu", ddp_timeout_s=60))
     differ: list[str] = []
@@ -138,7 +140,8 @@ def test_batches_and_draws_are_those_of_accelerate() -> None:
 def disagree() -> list[Any]:
     """Ranks whose default generators differ read one grouped order; a resume reads the rest of it."""
     from hftrain.data.epochs import EpochLoader
-    from hftrain.hardware.engine import EngineSettings, create_engine
+    from hftrain.hardware.engine import create_engine
+    from hftrain.hardware.settings import EngineSettings
 
     engine = create_engine(EngineSettings(accelerator="cpu", ddp_timeout_s=60))
     torch.manual_seed(engine.process_index)

@@ -10,8 +10,9 @@ import torch
 import torch.distributed as dist
 
 from hftrain.errors import HardwareError
-from hftrain.hardware.engine import EngineSettings, create_engine
+from hftrain.hardware.engine import create_engine
 from hftrain.hardware.process_group import ensure_process_group, first, shutdown
+from hftrain.hardware.settings import EngineSettings
 from tests.distributed.launch import launch, launch_script
 
 pytestmark = [
@@ -87,7 +88,8 @@ def test_our_own_group_refuses_contradictions_and_ends_when_told(tmp_path: Any) 
 
 
 SCRIPT = """
-from hftrain.hardware.engine import EngineSettings, create_engine
+from hftrain.hardware.engine import create_engine
+from hftrain.hardware.settings import EngineSettings
 import torch
 engine = create_engine(EngineSettings(accelerator="cpu", ddp_timeout_s=60))
 engine.gather(torch.ones(engine.process_index + 1))

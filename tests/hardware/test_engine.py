@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hftrain.errors import HardwareError
-from hftrain.hardware.engine import Engine, EngineSettings, create_engine
+from hftrain.hardware.engine import Engine, create_engine
+from hftrain.hardware.settings import EngineSettings
 
 
 class Task(nn.Module):
@@ -294,7 +295,8 @@ def test_a_copy_of_a_compiled_module_computes_with_its_own_weights() -> None:
 
 def test_nothing_is_compiled_unless_asked() -> None:
     code = """import sys, torch
-from hftrain.hardware.engine import EngineSettings, create_engine
+from hftrain.hardware.engine import create_engine
+from hftrain.hardware.settings import EngineSettings
 engine = create_engine(EngineSettings(accelerator="cpu", compile_backend="eager"))
 layer = torch.nn.Linear(1, 1)
 engine.wrap(layer)

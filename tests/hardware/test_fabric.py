@@ -51,7 +51,8 @@ except HardwareError as error:
 
 @pytest.mark.parametrize("setting", ["LT_ACCELERATOR=tpu", "LT_DEVICES=3", "LT_PRECISION=64-true", "SLURM_NTASKS=4"])
 def test_the_environment_changes_nothing_behind_our_back(monkeypatch: pytest.MonkeyPatch, setting: str) -> None:
-    from hftrain.hardware.engine import EngineSettings, create_engine
+    from hftrain.hardware.engine import create_engine
+    from hftrain.hardware.settings import EngineSettings
 
     monkeypatch.setenv(*setting.split("="))
     engine = create_engine(EngineSettings(accelerator="cpu"))

@@ -10,8 +10,9 @@ from torch.nn.functional import mse_loss
 
 from hftrain.errors import HardwareError
 from hftrain.hardware import precision
-from hftrain.hardware.engine import Engine, EngineSettings, create_engine
+from hftrain.hardware.engine import Engine, create_engine
 from hftrain.hardware.precision import LossScaler, check_half_precision, check_trainable_in_fp16, set_tf32
+from hftrain.hardware.settings import EngineSettings
 
 CPU = torch.device("cpu")
 

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from hftrain.errors import HardwareError
-from hftrain.hardware.engine import EngineSettings, create_engine
+from hftrain.hardware.engine import create_engine
 from hftrain.hardware.process_group import _load_backend
+from hftrain.hardware.settings import EngineSettings
 from hftrain.hardware.vendors import PACKAGES, is_importable, load
 from hftrain.hardware.xla import metrics_report
 from tests.hardware.fake_vendors import install

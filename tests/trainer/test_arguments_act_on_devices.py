@@ -20,7 +20,7 @@ from torch import Tensor
 from hftrain import DataModule, Trainer, TrainingArguments
 from hftrain.errors import ConfigurationError
 from hftrain.hardware.devices import resolve_accelerator
-from hftrain.hardware.engine import EngineSettings
+from hftrain.hardware.settings import EngineSettings
 from hftrain.trainer.settings import check_autocast_backend, engine_settings, loader_settings, loop_settings
 from tests.trainer.tasks import Model, Points, arguments, trainer
 

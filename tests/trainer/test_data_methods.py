@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler
 
 import hftrain
-from hftrain.data.loaders import LoaderSettings
+from hftrain.data.settings import LoaderSettings
 from hftrain.errors import ConfigurationError, DataError
 
 LENGTHS = [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4, 6]
