@@ -1,0 +1,165 @@
+"""A run's own record of what it reported: one line of JSON an event, written before any tracker hears of it.
+
+``<output_dir>/runs/<run_id>/events.jsonl`` survives the process: each line is handed to the system when it is made.
+A line that was cut off by a kill is dropped. After ``resume`` at step k, events above k from before are void: those
+steps were trained again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+EVENTS = "events.jsonl"
+VERSION = 1
+Type = Literal["start", "log", "media", "artifact", "checkpoint", "warning", "resume", "finish"]
+_TYPES = get_args(Type)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One line.
+
+    Attributes:
+        seq: counts the run's events from 1, across its processes' lives.
+        time: unix seconds.
+        step: optimizer steps done.
+        data: plain values; non-finite numbers are the strings "nan", "inf" and "-inf".
+    """
+
+    seq: int
+    time: float
+    type: Type
+    step: int
+    epoch: float | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_line(self) -> bytes:
+        """Return the line, with its end."""
+        row: dict[str, Any] = {"v": VERSION, "seq": self.seq, "time": self.time, "type": self.type}
+        row |= {"step": self.step, "epoch": self.epoch, "data": self.data}
+        return json.dumps(row, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+
+
+class Spool:
+    """Appends events; safe in several threads of one process. One process writes a run's spool.
+
+    Args:
+        folder: of the run, on a local disk; made if it is not there.
+    """
+
+    def __init__(self, folder: str) -> None:
+        os.makedirs(folder, exist_ok=True)
+        self.folder = folder
+        self.path = os.path.join(folder, EVENTS)
+        self._lock = threading.Lock()
+        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        self.last_seq = self._mend()
+        self.error: OSError | None = None
+        """Why the last event could not be written; None if it was."""
+
+    def append(
+        self, type_: Type, *, step: int, epoch: float | None = None, data: Mapping[str, Any] | None = None
+    ) -> Event:
+        """Write an event and return it; a disk that refuses is noted in `error`."""
+        with self._lock:
+            event = Event(
+                seq=self.last_seq + 1, time=time.time(), type=type_, step=step, epoch=epoch, data=dict(data or {})
+            )
+            line = event.to_line()
+            self.last_seq += 1
+            try:
+                self._write(line)
+                self.error = None
+            except OSError as error:
+                self.error = error
+            return event
+
+    def sync(self) -> None:
+        """Have the disk hold what was written, against a loss of power."""
+        os.fsync(self._file)
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            if self._file >= 0:
+                os.close(self._file)
+                self._file = -1
+
+    def _write(self, line: bytes) -> None:
+        end = os.lseek(self._file, 0, os.SEEK_END)
+        written = 0
+        try:
+            while written < len(line):
+                written += os.write(self._file, line[written:])
+        except OSError:
+            os.ftruncate(self._file, end)  # a half line would make the next one unreadable
+            raise
+
+    def _mend(self) -> int:
+        """Cut off what a kill left of a last line; return the last event's number."""
+        last = whole = 0
+        for event, end in _lines(self.path):
+            whole = end
+            if event is not None:
+                last = max(last, event.seq)
+        if os.fstat(self._file).st_size > whole:
+            os.ftruncate(self._file, whole)
+        return last
+
+
+def read_events(path: str, *, after: int = 0) -> Iterator[Event]:
+    """Yield the events whose number is above ``after``, in order; lines that are no events are passed over."""
+    for event, _ in _lines(path):
+        if event is not None and event.seq > after:
+            yield event
+
+
+def valid_events(events: Iterable[Event]) -> list[Event]:
+    """Return the events without those that a resume made void: of steps trained again, and of the end before it."""
+    kept: list[Event] = []
+    for event in events:
+        if event.type == "resume":
+            kept = [one for one in kept if one.type in ("start", "warning") or _stays(one, event.step)]
+        kept.append(event)
+    return kept
+
+
+def _stays(event: Event, resumed_step: int) -> bool:
+    return event.step <= resumed_step and event.type != "finish"
+
+
+def _lines(path: str) -> Iterator[tuple[Event | None, int]]:
+    """Yield each whole line as an event, None if it is none, with the place where it ends."""
+    end = 0
+    with open(path, "rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                return
+            end += len(line)
+            yield _event(line), end
+
+
+def _event(line: bytes) -> Event | None:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or row.get("v") != VERSION or row.get("type") not in _TYPES:
+        return None
+    if not isinstance(row.get("seq"), int) or not isinstance(row.get("step"), int):
+        return None
+    data = row.get("data")
+    return Event(
+        seq=row["seq"],
+        time=row.get("time", 0.0),
+        type=row["type"],
+        step=row["step"],
+        epoch=row.get("epoch"),
+        data=data if isinstance(data, dict) else {},
+    )

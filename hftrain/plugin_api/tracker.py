@@ -1,0 +1,204 @@
+"""The template of a tracker: what each would repeat stands here, and an author writes what is the service's own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, cast
+
+from hftrain.plugin_api.spool import Event
+from hftrain.plugin_api.values import finite_or_not
+
+logger = logging.getLogger(__name__)
+
+Status = Literal["finished", "failed", "interrupted", "pruned"]
+MediaKind = Literal["image", "histogram", "text"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a tracker is told when it starts. Secrets are masked already.
+
+    Attributes:
+        run_id: names the run across resumes; letters, digits and ``-``.
+        name: what people call it; None if nobody said.
+        folder: of the run's own files, on a local disk.
+        output_dir: of the run; a path or a URL.
+        logging_dir: where event files go that a viewer reads.
+        arguments: of the training, plain values.
+        model: its configuration, plain values, nested as it is; empty if it has none.
+        remote_id: what `start` returned when this run was first tracked; None the first time.
+        resumed_step: the step that the run goes on from; None if it begins. What was logged above it is void.
+        trial: name of the trial of a search; None outside one.
+        trial_params: what the search chose.
+        group: what runs of one search share.
+    """
+
+    run_id: str
+    name: str | None = None
+    folder: str = ""
+    output_dir: str = ""
+    logging_dir: str = ""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    model: Mapping[str, Any] = field(default_factory=dict)
+    remote_id: str | None = None
+    resumed_step: int | None = None
+    trial: str | None = None
+    trial_params: Mapping[str, Any] = field(default_factory=dict)
+    group: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Media:
+    """Something to look at.
+
+    Attributes:
+        path: of a file: PNG of an image, the text itself, or an ``.npz`` with ``counts`` and ``edges`` of a histogram.
+    """
+
+    name: str
+    kind: MediaKind
+    path: str
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """A folder, or a file, to keep with the run.
+
+    Attributes:
+        is_checkpoint: whether it is a committed checkpoint of the run.
+        metadata: numbers known at its step.
+    """
+
+    name: str
+    path: str
+    step: int
+    is_checkpoint: bool = False
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Tracker:
+    """Reports a run to one service. A plugin of the group ``hftrain.trackers`` is a subclass, made without arguments.
+
+    An author overrides `start` and `log`, and what else the service can do. All of it is called on rank 0 only, in
+    order, in one thread that is the tracker's own: blocking there costs the run nothing. What is raised is a warning,
+    and the call is made again later; raise in `start` for a setting that is wrong, saying what to set.
+
+    Nothing third-party may be imported where the class's module is: import it in `start`.
+
+    Attributes:
+        api: the version of this interface that it was written for.
+        requires: what must be installed, in the form of PEP 508.
+        extra: of its distribution, which installs that; "" if there is none.
+        renames_metrics: ``loss`` is told as ``train/loss``, ``eval_loss`` as ``eval/loss``; False keeps names.
+        takes_non_finite: whether nan and infinite numbers can be told; else they are left out.
+
+    Example:
+        ::
+
+            class PrintTracker(Tracker):
+                api = 1
+                requires = ()
+                extra = ""
+
+                def log(self, metrics, step):
+                    print(step, dict(metrics))
+    """
+
+    api: ClassVar[int] = 0
+    requires: ClassVar[tuple[str, ...]] = ()
+    extra: ClassVar[str] = ""
+    renames_metrics: ClassVar[bool] = True
+    takes_non_finite: ClassVar[bool] = True
+
+    _warned: set[str]
+
+    def unavailable_because(self) -> str | None:
+        """Say why the tracker could not start without asking anything (no key, no server); None if it can.
+
+        Asked before `start` where nobody named this tracker, as with ``report_to="all"``. No network.
+        """
+        return None
+
+    def start(self, run: Run) -> str | None:
+        """Begin, or go on with, the run, and return the service's id for it, which ``run.remote_id`` is next time.
+
+        Raises:
+            Exception: anything, with what to set in its text; the run does not begin then.
+        """
+        return None
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Tell numbers of one step; names are as ``renames_metrics`` says."""
+
+    def log_media(self, media: Media) -> None:
+        """Tell something to look at."""
+
+    def log_artifact(self, artifact: Artifact) -> None:
+        """Keep a folder or a file with the run. It may be gone when this is called late."""
+
+    def finish(self, status: Status, error: str | None) -> None:
+        """End the run; ``error`` says what stopped one that failed."""
+
+    # ---- the template -------------------------------------------------------------------------------
+
+    def deliver(self, event: Event) -> None:
+        """Hand an event on to the method it is for."""
+        call = _CALLS.get(event.type)
+        if call is not None:
+            call(self, event)
+
+    def _log(self, event: Event) -> None:
+        metrics = {}
+        for name, value in event.data.items():
+            number = finite_or_not(value)
+            if number is None:
+                self._warn_once(name, f"{name}={value!r} is no number, and is not told")
+            elif self.takes_non_finite or number - number == 0:
+                metrics[metric_name(name) if self.renames_metrics else name] = number
+        if metrics:
+            self.log(metrics, event.step)
+
+    def _log_media(self, event: Event) -> None:
+        data = event.data
+        self.log_media(Media(name=data["name"], kind=data["kind"], path=data["path"], step=event.step))
+
+    def _log_artifact(self, event: Event) -> None:
+        data = event.data
+        self.log_artifact(
+            Artifact(
+                name=data["name"],
+                path=data["path"],
+                step=event.step,
+                is_checkpoint=event.type == "checkpoint",
+                metadata=data.get("metadata", {}),
+            )
+        )
+
+    def _finish(self, event: Event) -> None:
+        self.finish(cast(Status, event.data["status"]), event.data.get("error"))
+
+    def _warn_once(self, key: str, text: str) -> None:
+        warned = self.__dict__.setdefault("_warned", set())
+        if key not in warned:
+            warned.add(key)
+            logger.warning("%s: %s.", type(self).__name__, text)
+
+
+def metric_name(name: str) -> str:
+    """Return a metric's name with its stage before a slash: ``train/loss``, ``eval/loss``, ``test/loss``."""
+    for stage in ("eval", "test"):
+        if name.startswith(f"{stage}_"):
+            return f"{stage}/{name[len(stage) + 1 :]}"
+    return f"train/{name}"
+
+
+_CALLS: dict[str, Callable[[Tracker, Event], None]] = {
+    "log": Tracker._log,
+    "media": Tracker._log_media,
+    "artifact": Tracker._log_artifact,
+    "checkpoint": Tracker._log_artifact,
+    "finish": Tracker._finish,
+}

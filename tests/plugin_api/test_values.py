@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from hftrain.plugin_api.values import finite_or_not, flat, is_secret_key, masked, number_of, plain
+
+
+@pytest.mark.parametrize("value", [2.5, np.float32(2.5), np.array(2.5), torch.tensor(2.5), torch.tensor([2.5])[0]])
+def test_whatever_holds_one_number_is_that_number(value: object) -> None:
+    assert number_of(value) == 2.5
+
+
+@pytest.mark.parametrize("value", ["2.5", None, [2.5], torch.ones(2), np.ones(1), object()])
+def test_what_holds_no_single_number_is_none(value: object) -> None:
+    assert number_of(value) is None
+
+
+def test_plain_values_are_json_whatever_was_given() -> None:
+    document = plain({"a": np.int64(3), "b": (1, {2}), "c": float("nan"), "d": torch.float16, 5: b"x", "e": None})
+    assert json.loads(json.dumps(document, allow_nan=False)) == {
+        "a": 3,
+        "b": [1, [2]],
+        "c": "nan",
+        "d": "torch.float16",
+        "5": "b'x'",
+        "e": None,
+    }
+
+
+def test_a_value_inside_itself_comes_to_an_end() -> None:
+    ring: list[object] = []
+    ring.append(ring)
+    json.dumps(plain(ring))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1.5])
+def test_a_number_comes_back_from_its_plain_form(value: float) -> None:
+    back = finite_or_not(plain(value))
+    assert back == value or (math.isnan(value) and back is not None and math.isnan(back))
+
+
+@pytest.mark.parametrize("key", ["hub_token", "HF_TOKEN", "api_key", "client_secret", "db_password", "token"])
+def test_a_key_that_names_a_secret_hides_it(key: str) -> None:
+    assert masked({key: "abc"}) == {key: "***"}
+
+
+@pytest.mark.parametrize("key", ["num_input_tokens_seen", "pad_token_id", "bos_token", "tokenizer_name"])
+def test_words_of_language_models_are_no_secrets(key: str) -> None:
+    assert not is_secret_key(key)
+
+
+def test_a_known_secret_is_hidden_wherever_it_stands() -> None:
+    assert masked({"url": "https://hf_abc@host", "list": ["x hf_abc"]}, secrets=["hf_abc"]) == {
+        "url": "https://***@host",
+        "list": ["x ***"],
+    }
+
+
+@pytest.mark.parametrize("value", [None, "", True])
+def test_a_secret_that_nobody_set_is_shown_as_unset(value: object) -> None:
+    assert masked({"hub_token": value}) == {"hub_token": value}
+
+
+def test_nested_mappings_become_one() -> None:
+    assert flat({"a": {"b": {"c": 1}}, "d": 2, "e": {}}, separator=".") == {"a.b.c": 1, "d": 2, "e": {}}

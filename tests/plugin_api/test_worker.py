@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import contextvars
+import logging
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from hftrain.plugin_api import worker
+from hftrain.plugin_api.spool import Spool
+from hftrain.plugin_api.tracker import Run, Tracker
+from hftrain.plugin_api.worker import Delivery, Patience, TrackerStartError
+
+RUN = Run(run_id="r")
+QUICK = Patience(first=0.001, most=0.002)
+
+
+class Service(Tracker):
+    """Notes what it is told; is away as long as `away` is set; refuses the steps in `refuses`."""
+
+    def __init__(self) -> None:
+        self.told: list[int] = []
+        self.status: tuple[str, str | None] | None = None
+        self.away = threading.Event()
+        self.gate = threading.Event()
+        self.gate.set()
+        self.tried = threading.Semaphore(0)
+        self.refuses: set[int] = set()
+
+    def start(self, run: Run) -> str | None:
+        return "remote-1"
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self.gate.wait()
+        self.tried.release()
+        if self.away.is_set():
+            raise ConnectionError("nobody is there")
+        if step in self.refuses:
+            raise ValueError("not that one")
+        self.told.append(step)
+
+    def finish(self, status: str, error: str | None) -> None:
+        self.status = (status, error)
+
+
+class Kit:
+    """A spool, and deliveries from it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.spool = Spool(str(folder))
+        self.service = Service()
+
+    def delivery(self) -> Delivery:
+        delivery = Delivery("fake", self.service, self.spool.path, patience=QUICK)
+        delivery.begin(RUN, last_seq=self.spool.last_seq)
+        return delivery
+
+    def log(self, delivery: Delivery | None, *steps: int) -> None:
+        for step in steps:
+            event = self.spool.append("log", step=step, data={"loss": 1.0})
+            if delivery is not None:
+                delivery.offer(event)
+
+    def finish(self, delivery: Delivery, *, timeout_s: float = 30.0) -> bool:
+        delivery.offer(self.spool.append("finish", step=99, data={"status": "finished"}))
+        return delivery.close(timeout_s=timeout_s)
+
+
+@pytest.fixture
+def kit(tmp_path: Path) -> Kit:
+    return Kit(tmp_path)
+
+
+def test_everything_is_told_in_order_and_then_the_end(kit: Kit) -> None:
+    delivery = kit.delivery()
+    kit.log(delivery, 1, 2, 3)
+    assert kit.finish(delivery)
+    assert (kit.service.told, kit.service.status) == ([1, 2, 3], ("finished", None))
+
+
+def test_the_services_id_is_known_when_begin_returns(kit: Kit) -> None:
+    delivery = kit.delivery()
+    assert delivery.remote_id == "remote-1"
+    delivery.close(timeout_s=30)
+
+
+def test_offering_does_not_wait_for_a_service_that_hangs(kit: Kit) -> None:
+    kit.service.gate.clear()
+    delivery = kit.delivery()
+    kit.log(delivery, *range(100))  # returns although nothing is taken
+    assert kit.service.told == []
+    kit.service.gate.set()
+    assert kit.finish(delivery)
+    assert kit.service.told == list(range(100))
+
+
+def test_a_service_that_comes_back_is_told_what_it_missed_in_order(kit: Kit, caplog: pytest.LogCaptureFixture) -> None:
+    delivery = kit.delivery()
+    kit.log(delivery, 1)
+    kit.service.tried.acquire()
+    kit.service.away.set()
+    kit.log(delivery, *range(2, 30))
+    for _ in range(12):
+        kit.service.tried.acquire()
+    kit.service.away.clear()
+    assert kit.finish(delivery)
+    assert kit.service.told == list(range(1, 30))
+    assert len([one for one in caplog.records if one.levelno == logging.WARNING]) == 1
+
+
+def test_one_refused_event_does_not_hold_up_the_others(kit: Kit, caplog: pytest.LogCaptureFixture) -> None:
+    kit.service.refuses = {2}
+    delivery = kit.delivery()
+    kit.log(delivery, 1, 2, 3, 4)
+    assert kit.finish(delivery)
+    assert kit.service.told == [1, 3, 4]
+    assert "fake refuses the log of step 2 (ValueError: not that one)" in caplog.text
+
+
+def test_more_events_than_memory_holds_are_read_from_the_spool(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "_MAX_WAITING", 5)
+    kit.service.gate.clear()
+    delivery = kit.delivery()
+    kit.log(delivery, *range(50))
+    kit.service.gate.set()
+    assert kit.finish(delivery)
+    assert kit.service.told == list(range(50))
+
+
+def test_what_the_last_process_left_is_told_first(kit: Kit) -> None:
+    kit.log(None, 1, 2, 3)
+    delivery = kit.delivery()
+    kit.log(delivery, 4)
+    assert kit.finish(delivery)
+    assert kit.service.told == [1, 2, 3, 4]
+
+
+def test_what_was_told_is_not_told_again(kit: Kit) -> None:
+    delivery = kit.delivery()
+    kit.log(delivery, 1, 2)
+    kit.finish(delivery)
+    again = kit.delivery()
+    kit.log(again, 3)
+    kit.finish(again)
+    assert kit.service.told == [1, 2, 3]
+
+
+def test_steps_that_were_trained_again_are_not_told_from_before(kit: Kit) -> None:
+    kit.log(None, 1, 2, 3)
+    kit.spool.append("resume", step=1)
+    delivery = kit.delivery()
+    kit.log(delivery, 2)
+    kit.finish(delivery)
+    assert kit.service.told == [1, 2]
+
+
+def test_a_service_that_stays_away_does_not_hold_up_the_end(kit: Kit) -> None:
+    kit.service.away.set()
+    delivery = kit.delivery()
+    kit.log(delivery, 1, 2)
+    assert not kit.finish(delivery, timeout_s=0.05)
+    assert delivery.num_left == 3
+
+
+def test_a_service_that_hangs_does_not_hold_up_the_end(kit: Kit) -> None:
+    kit.service.gate.clear()
+    delivery = kit.delivery()
+    kit.log(delivery, 1)
+    assert not kit.finish(delivery, timeout_s=0.05)
+    kit.service.gate.set()
+
+
+def test_a_failing_start_is_raised_with_its_cause(kit: Kit) -> None:
+    class Wrong(Tracker):
+        def start(self, run: Run) -> str | None:
+            raise PermissionError("no key: set FAKE_KEY")
+
+    with pytest.raises(TrackerStartError, match="PermissionError: no key: set FAKE_KEY") as caught:
+        Delivery("wrong", Wrong(), kit.spool.path).begin(RUN)
+    assert isinstance(caught.value.__cause__, PermissionError)
+
+
+def test_a_start_that_hangs_is_left_to_itself(kit: Kit) -> None:
+    gate = threading.Event()
+
+    class Hangs(Tracker):
+        def start(self, run: Run) -> str | None:
+            gate.wait()
+            return None
+
+    with pytest.raises(TrackerStartError, match=r"did not answer within 0\.01 s"):
+        Delivery("hangs", Hangs(), kit.spool.path).begin(RUN, timeout_s=0.01)
+    gate.set()
+
+
+def test_a_vendors_exit_is_a_failure_like_another(kit: Kit) -> None:
+    class Exits(Service):
+        def log(self, metrics: Mapping[str, float], step: int) -> None:
+            if not self.told:
+                self.told.append(-1)
+                sys.exit(3)
+            super().log(metrics, step)
+
+    kit.service = Exits()
+    delivery = kit.delivery()
+    kit.log(delivery, 1)
+    assert kit.finish(delivery)
+    assert kit.service.told == [-1, 1]
+
+
+def test_the_thread_sees_the_context_of_its_caller(kit: Kit) -> None:
+    run_of_user = contextvars.ContextVar("run_of_user", default="none")
+    seen: list[str] = []
+
+    class Looks(Tracker):
+        def start(self, run: Run) -> str | None:
+            seen.append(run_of_user.get())
+            return None
+
+    run_of_user.set("theirs")
+    delivery = Delivery("looks", Looks(), kit.spool.path)
+    delivery.begin(RUN)
+    delivery.close(timeout_s=30)
+    assert seen == ["theirs"]
+
+
+def test_a_disk_that_refuses_the_spool_does_not_hold_up_what_is_in_memory(kit: Kit) -> None:
+    delivery = kit.delivery()
+    kit.spool.close()
+    kit.log(delivery, 1, 2)
+    assert kit.spool.error is not None
+    assert kit.finish(delivery)
+    assert kit.service.told == [1, 2]
