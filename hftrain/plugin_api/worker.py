@@ -72,18 +72,14 @@ class Delivery:
         self._start_error: BaseException | None = None
         self._thread: threading.Thread | None = None
 
-    # ---- called by the run; none of these waits for the service, but begin and close as long as they say -------------
+    # ---- called by the run; only wait_for_start and close wait, as long as they say -------------
 
-    def begin(self, run: Run, *, last_seq: int = 0, timeout_s: float = START_S) -> None:
-        """Start the tracker and wait until it has.
+    def launch(self, run: Run, *, last_seq: int = 0) -> None:
+        """Begin to start the tracker, in a copy of this thread's context.
 
         Args:
             run: what it is told.
             last_seq: the last event that the spool holds; those that were not delivered are, first of all.
-            timeout_s: how long to wait.
-
-        Raises:
-            TrackerStartError: it raised, or it takes longer.
         """
         self._newest = last_seq
         self._is_behind = self.cursor.seq < last_seq
@@ -92,11 +88,25 @@ class Delivery:
             target=lambda: context.run(self._work, run), name=f"hftrain-{self.name}", daemon=True
         )
         self._thread.start()
+
+    def wait_for_start(self, *, timeout_s: float = START_S) -> None:
+        """Wait until the tracker has started.
+
+        Raises:
+            TrackerStartError: it raised, or takes longer; it is left to itself then.
+        """
         if not self._started.wait(timeout_s):
             self._is_left = True
             raise TrackerStartError(f"it did not answer within {timeout_s:g} s")
         if self._start_error is not None:
             raise TrackerStartError(text_of(self._start_error)) from self._start_error
+
+    def leave(self) -> None:
+        """Tell it nothing more."""
+        with self._condition:
+            self._is_left = True
+            self._deadline = time.monotonic()
+            self._condition.notify()
 
     def offer(self, event: Event) -> None:
         """Hand over an event. Never waits."""
@@ -145,7 +155,7 @@ class Delivery:
 
     def _next(self) -> Event | None:
         """Wait for the next event and return it; None when there will be none."""
-        while True:
+        while not self._is_left:
             if self._is_behind and not self._waiting:
                 self._read_spool()
             with self._condition:
@@ -156,6 +166,7 @@ class Delivery:
                 if self._deadline is not None:
                     return None
                 self._condition.wait()
+        return None
 
     def _read_spool(self) -> None:
         """Take the next events from the file; be no longer behind when they reach up to the newest one."""

@@ -55,7 +55,8 @@ class Kit:
 
     def delivery(self) -> Delivery:
         delivery = Delivery("fake", self.service, self.spool.path, patience=QUICK)
-        delivery.begin(RUN, last_seq=self.spool.last_seq)
+        delivery.launch(RUN, last_seq=self.spool.last_seq)
+        delivery.wait_for_start()
         return delivery
 
     def log(self, delivery: Delivery | None, *steps: int) -> None:
@@ -67,6 +68,12 @@ class Kit:
     def finish(self, delivery: Delivery, *, timeout_s: float = 30.0) -> bool:
         delivery.offer(self.spool.append("finish", step=99, data={"status": "finished"}))
         return delivery.close(timeout_s=timeout_s)
+
+
+def started(delivery: Delivery, timeout_s: float = 30.0) -> Delivery:
+    delivery.launch(RUN)
+    delivery.wait_for_start(timeout_s=timeout_s)
+    return delivery
 
 
 @pytest.fixture
@@ -81,7 +88,7 @@ def test_everything_is_told_in_order_and_then_the_end(kit: Kit) -> None:
     assert (kit.service.told, kit.service.status) == ([1, 2, 3], ("finished", None))
 
 
-def test_the_services_id_is_known_when_begin_returns(kit: Kit) -> None:
+def test_the_services_id_is_known_when_it_has_started(kit: Kit) -> None:
     delivery = kit.delivery()
     assert delivery.remote_id == "remote-1"
     delivery.close(timeout_s=30)
@@ -179,7 +186,7 @@ def test_a_failing_start_is_raised_with_its_cause(kit: Kit) -> None:
             raise PermissionError("no key: set FAKE_KEY")
 
     with pytest.raises(TrackerStartError, match="PermissionError: no key: set FAKE_KEY") as caught:
-        Delivery("wrong", Wrong(), kit.spool.path).begin(RUN)
+        started(Delivery("wrong", Wrong(), kit.spool.path))
     assert isinstance(caught.value.__cause__, PermissionError)
 
 
@@ -192,7 +199,7 @@ def test_a_start_that_hangs_is_left_to_itself(kit: Kit) -> None:
             return None
 
     with pytest.raises(TrackerStartError, match=r"did not answer within 0\.01 s"):
-        Delivery("hangs", Hangs(), kit.spool.path).begin(RUN, timeout_s=0.01)
+        started(Delivery("hangs", Hangs(), kit.spool.path), timeout_s=0.01)
     gate.set()
 
 
@@ -221,8 +228,7 @@ def test_the_thread_sees_the_context_of_its_caller(kit: Kit) -> None:
             return None
 
     run_of_user.set("theirs")
-    delivery = Delivery("looks", Looks(), kit.spool.path)
-    delivery.begin(RUN)
+    delivery = started(Delivery("looks", Looks(), kit.spool.path))
     delivery.close(timeout_s=30)
     assert seen == ["theirs"]
 

@@ -1,0 +1,250 @@
+"""Reports a run to trackers: everything goes into the run's spool first, and from there to each of them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from hftrain.errors import ConfigurationError, PluginError
+from hftrain.plugin_api.spool import Event, Spool, Type
+from hftrain.plugin_api.tracker import Run, Status, Tracker
+from hftrain.plugin_api.values import masked, plain
+from hftrain.plugin_api.worker import START_S, Delivery, TrackerStartError, text_of
+from hftrain.types.callback import TrainerCallback
+from hftrain.types.control import TrainerControl
+
+logger = logging.getLogger(__name__)
+
+RUN_FILE = "run.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingSettings:
+    """How a run is reported.
+
+    Attributes:
+        raises: an outage of a tracker stops the run, rather than being a warning.
+        close_s: seconds that the end of a run waits for trackers.
+        start_s: seconds that its beginning waits for them.
+        is_by_default: nobody named the trackers: one that cannot start is left out, with a warning.
+        secrets: texts that must not be sent.
+    """
+
+    raises: bool = False
+    close_s: float = 60.0
+    start_s: float = START_S
+    is_by_default: bool = False
+    secrets: tuple[str, ...] = ()
+
+
+class Tracking(TrainerCallback):
+    """The trackers of a Trainer, on the process that reports. Made once; begun and ended with each run.
+
+    Args:
+        trackers: name, as the user wrote it, and class of each.
+        settings: how they are used.
+        run_of: makes what trackers are told of the run; asked when a row comes outside of training.
+    """
+
+    def __init__(
+        self,
+        trackers: Mapping[str, Callable[[], Tracker]],
+        settings: TrackingSettings,
+        *,
+        run_of: Callable[[], Run] | None = None,
+    ) -> None:
+        self._trackers = dict(trackers)
+        self._settings = settings
+        self._run_of = run_of
+        self._deliveries: list[Delivery] = []
+        self._spool: Spool | None = None
+        self._has_warned_of_disk = False
+        self._finalizer: Any = None
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether a run is being reported."""
+        return self._spool is not None
+
+    def begin(self, run: Run) -> None:
+        """Start the trackers, all at once, and wait until they have started.
+
+        Args:
+            run: its ``folder`` will hold the spool; its secrets are masked here. ``remote_id`` is filled in.
+
+        Raises:
+            ConfigurationError: trackers that the user named did not start; says why of each.
+        """
+        if self.is_begun:
+            self.end("finished", step=run.resumed_step or 0)
+        run = self._masked(run)
+        spool = self._spool = Spool(run.folder)
+        document = _read_run(run.folder)
+        if run.resumed_step is not None:
+            self._append("resume", step=run.resumed_step)
+        data = {"name": run.name, "arguments": run.arguments, "model": run.model, "output_dir": run.output_dir}
+        data |= {"logging_dir": run.logging_dir, "group": run.group, "trial": run.trial, "params": run.trial_params}
+        self._append("start", step=run.resumed_step or 0, data=data)
+        launched = [Delivery(name, make(), spool.path) for name, make in self._trackers.items()]
+        for delivery in launched:
+            remote_id = document["trackers"].get(delivery.name)
+            delivery.launch(replace(run, remote_id=remote_id), last_seq=spool.last_seq)
+        self._take_started(launched)
+        remote_ids = {one.name: one.remote_id for one in self._deliveries if one.remote_id is not None}
+        _write_run(run.folder, {"run_id": run.run_id, "trackers": document["trackers"] | remote_ids})
+
+    def end(self, status: Status, *, step: int, error: BaseException | None = None) -> None:
+        """Tell the trackers how the run ended, and wait for them as long as the settings say."""
+        if self._spool is None:
+            return
+        if self._finalizer is not None:
+            self._finalizer.detach()
+            self._finalizer = None
+        spool, self._spool = self._spool, None
+        deliveries, self._deliveries = self._deliveries, []
+        text = None if error is None else masked(text_of(error), secrets=self._settings.secrets)
+        finish = spool.append("finish", step=step, data={"status": status, "error": text})
+        _close(spool, deliveries, finish, self._settings.close_s)
+
+    # ---- what is reported ---------------------------------------------------------------------------
+
+    def report(self, type_: Type, *, step: int, epoch: float | None = None, data: Mapping[str, Any]) -> None:
+        """Report one thing. Never waits for a tracker.
+
+        Raises:
+            PluginError: with ``raises``, a tracker could not be told before.
+        """
+        event = self._append(type_, step=step, epoch=epoch, data=data)
+        for delivery in self._deliveries:
+            delivery.offer(event)
+            if self._settings.raises and delivery.failure is not None:
+                raise PluginError(
+                    f"The tracker {delivery.name!r} cannot be told ({text_of(delivery.failure)}), and "
+                    "tracker_errors='raise'."
+                ) from delivery.failure
+
+    def on_log(
+        self, args: Any, state: Any, control: TrainerControl, logs: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        """Report the row."""
+        if not self.is_begun and self._run_of is not None:
+            self._begin_outside(self._run_of())
+        if self.is_begun:
+            row = {name: value for name, value in (logs or {}).items() if name != "epoch"}
+            self.report("log", step=state.global_step, epoch=state.epoch, data=row)
+
+    def on_save(
+        self, args: Any, state: Any, control: TrainerControl, checkpoint: str | None = None, **kwargs: Any
+    ) -> None:
+        """Report the committed checkpoint."""
+        if self.is_begun and checkpoint is not None:
+            data = {"name": os.path.basename(checkpoint.rstrip("/")), "path": checkpoint}
+            self.report("checkpoint", step=state.global_step, epoch=state.epoch, data=data)
+
+    # ---- inside -------------------------------------------------------------------------------------
+
+    def _begin_outside(self, run: Run) -> None:
+        """Go on with the run for rows that come after its end; it ends again when nobody needs it any more."""
+        self.begin(run)
+        assert self._spool is not None  # it began
+        self._finalizer = weakref.finalize(
+            self, _end_outside, self._spool, self._deliveries, run.resumed_step or 0, self._settings.close_s
+        )
+
+    def _append(
+        self, type_: Type, *, step: int, epoch: float | None = None, data: Mapping[str, Any] | None = None
+    ) -> Event:
+        assert self._spool is not None  # the callers have begun
+        event = self._spool.append(
+            type_, step=step, epoch=epoch, data=masked(plain(data or {}), secrets=self._settings.secrets)
+        )
+        if self._spool.error is not None and not self._has_warned_of_disk:
+            self._has_warned_of_disk = True
+            logger.warning(
+                "%s cannot be written (%s). Training goes on; what trackers miss from now on cannot be told later.",
+                self._spool.path,
+                self._spool.error,
+            )
+        return event
+
+    def _masked(self, run: Run) -> Run:
+        def safe(values: Mapping[str, Any]) -> dict[str, Any]:
+            hidden: dict[str, Any] = masked(plain(values), secrets=self._settings.secrets)
+            return hidden
+
+        return replace(run, arguments=safe(run.arguments), model=safe(run.model), trial_params=safe(run.trial_params))
+
+    def _take_started(self, launched: Sequence[Delivery]) -> None:
+        reasons = {}
+        for delivery in launched:
+            try:
+                delivery.wait_for_start(timeout_s=self._settings.start_s)
+                self._deliveries.append(delivery)
+            except TrackerStartError as error:
+                reasons[delivery.name] = str(error)
+        if not reasons:
+            return
+        listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+        if self._settings.is_by_default:
+            logger.warning(
+                "Not reported to, since it did not start: %s. Set report_to to the trackers you want, or to 'none'.",
+                listed,
+            )
+            return
+        self._give_up()
+        raise ConfigurationError(
+            f"report_to names what did not start: {listed}. Set what it asks for, or take it out of report_to."
+        )
+
+    def _give_up(self) -> None:
+        for delivery in self._deliveries:
+            delivery.leave()
+        self._deliveries = []
+        if self._spool is not None:
+            self._spool.close()
+            self._spool = None
+
+
+def _close(spool: Spool, deliveries: Sequence[Delivery], finish: Event, close_s: float) -> None:
+    for delivery in deliveries:
+        delivery.offer(finish)
+    until = time.monotonic() + close_s  # of all together
+    for delivery in deliveries:
+        if not delivery.close(timeout_s=max(0.0, until - time.monotonic())):
+            logger.warning(
+                "%s was not told the last %d events of the run. Run: hftrain replay %s --to %s",
+                delivery.name,
+                delivery.num_left,
+                spool.folder,
+                delivery.name,
+            )
+    spool.close()
+
+
+def _end_outside(spool: Spool, deliveries: Sequence[Delivery], step: int, close_s: float) -> None:
+    _close(spool, deliveries, spool.append("finish", step=step, data={"status": "finished", "error": None}), close_s)
+
+
+def _read_run(folder: str) -> dict[str, Any]:
+    try:
+        with open(os.path.join(folder, RUN_FILE), encoding="utf-8") as file:
+            document = json.load(file)
+    except (OSError, ValueError):
+        document = {}
+    trackers = document.get("trackers") if isinstance(document, dict) else None
+    return {"trackers": trackers if isinstance(trackers, dict) else {}}
+
+
+def _write_run(folder: str, document: Mapping[str, Any]) -> None:
+    path = os.path.join(folder, RUN_FILE)
+    with open(f"{path}.tmp", "w", encoding="utf-8") as file:
+        json.dump(document, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(f"{path}.tmp", path)

@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hftrain.callbacks.tracking import Tracking, TrackingSettings
+from hftrain.errors import ConfigurationError, PluginError
+from hftrain.plugin_api.spool import read_events
+from hftrain.plugin_api.tracker import Artifact, Run, Tracker
+from hftrain.types.control import TrainerControl
+from hftrain.types.state import TrainerState
+
+
+class Notes(Tracker):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.runs: list[Run] = []
+        self.rows: list[tuple[int, dict[str, float]]] = []
+        self.ends: list[tuple[str, str | None]] = []
+        self.artifacts: list[Artifact] = []
+        self.is_away = False
+        self.tried = threading.Event()
+
+    def start(self, run: Run) -> str | None:
+        self.runs.append(run)
+        return "remote-7"
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        self.tried.set()
+        if self.is_away:
+            raise ConnectionError("nobody is there")
+        self.rows.append((step, dict(metrics)))
+
+    def log_artifact(self, artifact: Artifact) -> None:
+        self.artifacts.append(artifact)
+
+    def finish(self, status: str, error: str | None) -> None:
+        self.ends.append((status, error))
+
+
+class Refuses(Tracker):
+    def start(self, run: Run) -> str | None:
+        raise PermissionError("no key: set REFUSES_KEY")
+
+
+def run_in(folder: Path, **changes: Any) -> Run:
+    return Run(run_id="r", folder=str(folder), output_dir=str(folder), **changes)
+
+
+def state_at(step: int, epoch: float | None = None) -> TrainerState:
+    return TrainerState(global_step=step, epoch=epoch)
+
+
+def tracking_of(**trackers: Callable[[], Tracker]) -> Tracking:
+    return Tracking(trackers, TrackingSettings(close_s=30))
+
+
+def test_rows_reach_the_tracker_with_their_step(tmp_path: Path) -> None:
+    notes = Notes()
+    tracking = tracking_of(notes=lambda: notes)
+    tracking.begin(run_in(tmp_path))
+    tracking.on_log(None, state_at(5, 0.5), TrainerControl(), {"loss": 1.5, "epoch": 0.5})
+    tracking.end("finished", step=5)
+    assert notes.rows == [(5, {"train/loss": 1.5})]
+    assert notes.ends == [("finished", None)]
+
+
+def test_everything_is_in_the_spool_whether_or_not_a_tracker_takes_it(tmp_path: Path) -> None:
+    tracking = tracking_of()
+    tracking.begin(run_in(tmp_path, arguments={"seed": 1}))
+    tracking.on_log(None, state_at(5), TrainerControl(), {"loss": float("nan")})
+    tracking.end("failed", step=5, error=ValueError("no"))
+    events = [(event.type, event.step) for event in read_events(str(tmp_path / "events.jsonl"))]
+    assert events == [("start", 0), ("log", 5), ("finish", 5)]
+
+
+def test_the_failure_is_told_with_its_text(tmp_path: Path) -> None:
+    notes = Notes()
+    tracking = tracking_of(notes=lambda: notes)
+    tracking.begin(run_in(tmp_path))
+    tracking.end("failed", step=0, error=ValueError("no"))
+    assert notes.ends == [("failed", "ValueError: no")]
+
+
+def test_a_committed_checkpoint_is_reported(tmp_path: Path) -> None:
+    notes = Notes()
+    tracking = tracking_of(notes=lambda: notes)
+    tracking.begin(run_in(tmp_path))
+    tracking.on_save(None, state_at(5), TrainerControl(), checkpoint="out/checkpoint-5")
+    tracking.end("finished", step=5)
+    assert notes.artifacts == [Artifact(name="checkpoint-5", path="out/checkpoint-5", step=5, is_checkpoint=True)]
+
+
+def test_a_resumed_run_gets_the_id_that_it_was_given(tmp_path: Path) -> None:
+    first, second = Notes(), Notes()
+    tracking = tracking_of(notes=lambda: first)
+    tracking.begin(run_in(tmp_path))
+    tracking.end("interrupted", step=3)
+    tracking = tracking_of(notes=lambda: second)
+    tracking.begin(run_in(tmp_path, resumed_step=2))
+    tracking.end("finished", step=3)
+    assert (first.runs[0].remote_id, second.runs[0].remote_id) == (None, "remote-7")
+    assert second.runs[0].resumed_step == 2
+    assert json.loads((tmp_path / "run.json").read_text()) == {"run_id": "r", "trackers": {"notes": "remote-7"}}
+
+
+def test_secrets_reach_neither_a_tracker_nor_the_disk(tmp_path: Path) -> None:
+    notes = Notes()
+    tracking = Tracking({"notes": lambda: notes}, TrackingSettings(close_s=30, secrets=("hf_abc",)))
+    tracking.begin(run_in(tmp_path, arguments={"hub_token": "x1y2", "url": "https://hf_abc@host"}))
+    tracking.on_log(None, state_at(1), TrainerControl(), {"loss": 1.0, "note": "hf_abc"})
+    tracking.end("failed", step=1, error=ValueError("at hf_abc"))
+    assert notes.runs[0].arguments == {"hub_token": "***", "url": "https://***@host"}
+    assert notes.ends == [("failed", "ValueError: at ***")]
+    written = "".join(file.read_text() for file in tmp_path.iterdir())
+    assert "hf_abc" not in written
+    assert "x1y2" not in written
+
+
+def test_a_named_tracker_that_does_not_start_is_an_error_that_says_what_to_set(tmp_path: Path) -> None:
+    tracking = tracking_of(refuses=Refuses, notes=Notes)
+    with pytest.raises(ConfigurationError, match="refuses: PermissionError: no key: set REFUSES_KEY"):
+        tracking.begin(run_in(tmp_path))
+    assert not tracking.is_begun
+
+
+def test_one_that_nobody_named_is_left_out_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    notes = Notes()
+    trackers: dict[str, Callable[[], Tracker]] = {"refuses": Refuses, "notes": lambda: notes}
+    tracking = Tracking(trackers, TrackingSettings(close_s=30, is_by_default=True))
+    tracking.begin(run_in(tmp_path))
+    tracking.end("finished", step=0)
+    assert "refuses: PermissionError: no key: set REFUSES_KEY" in caplog.text
+    assert notes.ends == [("finished", None)]
+
+
+def test_what_a_dead_tracker_missed_is_named_with_the_command(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    notes = Notes()
+    notes.is_away = True
+    tracking = Tracking({"notes": lambda: notes}, TrackingSettings(close_s=0.05))
+    tracking.begin(run_in(tmp_path))
+    tracking.on_log(None, state_at(1), TrainerControl(), {"loss": 1.0})
+    tracking.end("finished", step=1)
+    assert f"Run: hftrain replay {tmp_path} --to notes" in caplog.text
+
+
+def test_an_outage_stops_the_run_of_who_asked_for_that(tmp_path: Path) -> None:
+    notes = Notes()
+    notes.is_away = True
+    tracking = Tracking({"notes": lambda: notes}, TrackingSettings(close_s=0.05, raises=True))
+    tracking.begin(run_in(tmp_path))
+    tracking.on_log(None, state_at(1), TrainerControl(), {"loss": 1.0})
+    notes.tried.wait()
+    with pytest.raises(PluginError, match="'notes' cannot be told .ConnectionError: nobody is there"):
+        for step in range(2, 10_000):
+            tracking.on_log(None, state_at(step), TrainerControl(), {"loss": 1.0})
+    tracking.end("failed", step=2)
+
+
+def test_a_row_after_the_run_goes_on_with_it(tmp_path: Path) -> None:
+    notes = Notes()
+    settings = TrackingSettings(close_s=30)
+    tracking = Tracking({"notes": lambda: notes}, settings, run_of=lambda: run_in(tmp_path, resumed_step=5))
+    tracking.begin(run_in(tmp_path))
+    tracking.end("finished", step=5)
+    tracking.on_log(None, state_at(5), TrainerControl(), {"eval_loss": 1.0})
+    del tracking
+    gc.collect()
+    assert notes.rows == [(5, {"eval/loss": 1.0})]
+    assert notes.runs[1].remote_id == "remote-7"
+    assert notes.ends == [("finished", None)] * 2
+
+
+def test_a_full_disk_is_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    notes = Notes()
+    tracking = tracking_of(notes=lambda: notes)
+    tracking.begin(run_in(tmp_path))
+    assert tracking._spool is not None
+    tracking._spool.close()
+    for step in (1, 2):
+        tracking.on_log(None, state_at(step), TrainerControl(), {"loss": 1.0})
+    tracking.end("finished", step=2)
+    assert [step for step, _ in notes.rows] == [1, 2]
+    assert len([one for one in caplog.records if one.levelno == logging.WARNING]) == 1
