@@ -33,6 +33,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "fp16_opt_level": ("O0", "O1", "O2", "O3"),
     "ddp_backend": ("nccl", "gloo", "mpi", "ccl", "hccl"),
     "verify_checkpoint": ("auto", "full", "sizes"),
+    "tracker_errors": ("warn", "raise"),
 }
 
 
@@ -77,6 +78,7 @@ RANGES: Mapping[str, Range] = {
     "dataloader_prefetch_factor": Range(1),
     "save_minutes": Range(0),
     "deadline_minutes": Range(0),
+    "tracker_close_s": Range(0),
 }
 
 RULES: list[tuple[tuple[str, ...], Rule]] = []

@@ -144,8 +144,10 @@ class Tracking(TrainerCallback):
     ) -> None:
         """Report the committed checkpoint."""
         if self.is_begun and checkpoint is not None:
-            data = {"name": os.path.basename(checkpoint.rstrip("/")), "path": checkpoint}
-            self.report("checkpoint", step=state.global_step, epoch=state.epoch, data=data)
+            name = os.path.basename(checkpoint.rstrip("/"))
+            _, _, number = name.rpartition("-")  # one written in the background is committed at a later step
+            step = int(number) if number.isdecimal() else state.global_step
+            self.report("checkpoint", step=step, epoch=state.epoch, data={"name": name, "path": checkpoint})
 
     # ---- inside -------------------------------------------------------------------------------------
 

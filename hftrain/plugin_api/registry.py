@@ -204,13 +204,14 @@ class Registry:
             )
         return loaded
 
-    def reports(self, *, check: bool = False) -> Iterator[Report]:
+    def reports(self, kind: Kind | None = None, *, check: bool = False) -> Iterator[Report]:
         """Say of each plugin whether it can be used.
 
         Args:
+            kind: of the plugins; None for all.
             check: import each of them; else what can be told from the metadata is told.
         """
-        for registered in self._all:
+        for registered in self.all(kind):
             yield self._report(registered, check=check)
 
     def _report(self, registered: Registered, *, check: bool) -> Report:
@@ -248,6 +249,11 @@ class Registry:
 def registry() -> Registry:
     """Return the plugins of this environment; they are looked for once in a process."""
     return Registry()
+
+
+def usable_names(kind: Kind) -> list[str]:
+    """Return the plugins whose requirements are installed, as far as metadata tells; nothing is imported."""
+    return [one.registered.name for one in registry().reports(kind) if one.status is Status.READY]
 
 
 def load_class(registered: Registered) -> type[Any]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from hftrain.args.training import TrainingArguments
     from hftrain.callbacks.handler import CallbackHandler
+    from hftrain.callbacks.tracking import Tracking
     from hftrain.checkpoint.manager import CheckpointManager
     from hftrain.core.counting import TokenCounter
     from hftrain.core.data import DataModule
@@ -120,6 +121,7 @@ class TrainerBase:
     _checkpoints: CheckpointManager | None
     _loaded_checkpoint: str | None
     _interrupts: Interrupts | None
+    _tracking: Tracking | None
     _said_why_at_once: bool
     _stages_set_up: set[str]
     _ignore_keys_for_eval: list[str] | None

@@ -39,6 +39,7 @@ from hftrain.trainer.resuming import position_after, position_from, state_from
 from hftrain.trainer.run_length import horizon_from, horizon_of, training_source
 from hftrain.trainer.settings import data_seed, loop_settings
 from hftrain.trainer.stepping import direct_calls_in_precision
+from hftrain.trainer.tracking import reported
 from hftrain.types.choices import DebugOption, Event
 from hftrain.types.outputs import TrainOutput
 from hftrain.types.state import TrainerState
@@ -80,14 +81,15 @@ def fit(trainer: Trainer, resume_from: bool | str | None) -> TrainOutput:
         runner = _runner(trainer, resume)
         trainer._runner = runner
         started, first_step = time.time(), trainer.state.global_step
-        with (
-            _watched(trainer),
-            direct_calls_in_precision(trainer),
-            writes_settled(trainer),
-            saved_when_stopped(trainer, runner, interrupts),
-        ):
-            runner.fit()
-        return _finish(trainer, runner, started, first_step, add_memory)
+        with reported(trainer, resumed_step=first_step if resume is not None else None):
+            with (
+                _watched(trainer),
+                direct_calls_in_precision(trainer),
+                writes_settled(trainer),
+                saved_when_stopped(trainer, runner, interrupts),
+            ):
+                runner.fit()
+            return _finish(trainer, runner, started, first_step, add_memory)
 
 
 def _watched(trainer: Trainer) -> AbstractContextManager[None]:

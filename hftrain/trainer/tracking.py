@@ -1,0 +1,168 @@
+"""The trackers of a Trainer: found by the names in ``report_to``, told of each run from its beginning to its end."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from hftrain.args.conversion import FoundTrackers
+from hftrain.args.fields import is_secret
+from hftrain.callbacks.tracking import Tracking, TrackingSettings
+from hftrain.core.task import TaskModule
+from hftrain.errors import ConfigurationError, TrainingInterrupted
+from hftrain.plugin_api.registry import Kind, registry
+from hftrain.plugin_api.tracker import Run, Status, Tracker
+from hftrain.plugin_api.worker import text_of
+
+if TYPE_CHECKING:
+    from hftrain.args.training import TrainingArguments
+    from hftrain.trainer.trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+_PRUNED = "TrialPruned"
+"""What a search raises to end a trial that is not promising; its package need not be there."""
+
+
+def tracking_for(trainer: Trainer) -> Tracking | None:
+    """Return what reports the Trainer's runs; None if nobody is to hear of them, or another process reports.
+
+    Raises:
+        PluginError: a tracker that the user named cannot be used; says what to install.
+    """
+    args = trainer.args
+    is_by_default = isinstance(args.report_to, FoundTrackers)
+    names = list(args.report_to or [])
+    classes = _that_can_start(names) if is_by_default else {name: _class_of(name) for name in names}
+    if not classes or not trainer.is_world_process_zero():
+        return None
+    itself = weakref.ref(trainer)
+
+    def run_now() -> Run:
+        trainer = itself()
+        assert trainer is not None  # its rows are told while it is there
+        return run_of(trainer, resumed_step=trainer.state.global_step)
+
+    settings = TrackingSettings(
+        raises=args.tracker_errors == "raise",
+        close_s=args.tracker_close_s,
+        is_by_default=is_by_default,
+        secrets=known_secrets(args),
+    )
+    return Tracking(classes, settings, run_of=run_now)
+
+
+@contextmanager
+def reported(trainer: Trainer, *, resumed_step: int | None) -> Iterator[None]:
+    """Report the run inside. All ranks must enter this.
+
+    Args:
+        trainer: ready to train.
+        resumed_step: the step that it goes on from; None if it begins.
+
+    Raises:
+        ConfigurationError: on all ranks, if a tracker that the user named did not start.
+    """
+    if not trainer.args.report_to:
+        yield
+        return
+    tracking, text = trainer._tracking, None
+    if tracking is not None:
+        try:
+            tracking.begin(run_of(trainer, resumed_step=resumed_step))
+        except ConfigurationError as error:
+            text = str(error)
+    text = trainer._running_engine().broadcast_object(text)
+    if text is not None:
+        raise ConfigurationError(text)
+    try:
+        yield
+    except BaseException as error:
+        if tracking is not None:
+            tracking.end(_status_of(error), step=trainer.state.global_step, error=error)
+        raise
+    if tracking is not None:
+        tracking.end("finished", step=trainer.state.global_step)
+
+
+def run_of(trainer: Trainer, *, resumed_step: int | None = None) -> Run:
+    """Return what trackers are told of the Trainer's run."""
+    args, state = trainer.args, trainer.state
+    output_dir = str(args.output_dir)
+    run_id = trainer.run_id or "evaluation"
+    return Run(
+        run_id=run_id,
+        name=args.run_name,
+        folder=os.path.join(_local(output_dir), "runs", run_id),
+        output_dir=output_dir,
+        logging_dir=args.logging_dir or os.path.join(_local(output_dir), "runs"),
+        arguments=json.loads(args.to_json_string()),
+        model=_configuration(trainer.model),
+        resumed_step=resumed_step,
+        trial=state.trial_name,
+        trial_params=state.trial_params or {},
+    )
+
+
+def known_secrets(args: TrainingArguments) -> tuple[str, ...]:
+    """Return the texts that must reach no tracker: tokens in the arguments and in the environment."""
+    given = [value for name, value in vars(args).items() if is_secret(name) and isinstance(value, str)]
+    return tuple(dict.fromkeys([*given, *(os.environ[name] for name in ("HF_TOKEN",) if os.environ.get(name))]))
+
+
+def _class_of(name: str) -> type[Tracker]:
+    loaded = registry().load(Kind.TRACKER, name)
+    if not issubclass(loaded, Tracker):
+        raise ConfigurationError(f"The tracker {name!r} is {loaded!r}, which is no subclass of Tracker.")
+    return loaded
+
+
+def _that_can_start(names: list[str]) -> dict[str, type[Tracker]]:
+    """Return the trackers that start without asking, of those that nobody named; say which do not, and why."""
+    classes: dict[str, type[Tracker]] = {}
+    reasons: dict[str, str] = {}
+    for name in names:
+        try:
+            found = _class_of(name)
+            reason = found().unavailable_because()
+        except Exception as error:  # whatever a plugin does that nobody asked for, the run goes on
+            reason = text_of(error)
+        if reason is None:
+            classes[name] = found
+        else:
+            reasons[name] = reason
+    if reasons:
+        logger.warning(
+            "report_to='all' (the default) reports to %s, and not to %s. Set report_to to the trackers you want, or to "
+            "'none'.",
+            ", ".join(classes) or "none",
+            ", ".join(f"{name} ({reason})" for name, reason in reasons.items()),
+        )
+    return classes
+
+
+def _configuration(model: Any) -> dict[str, Any]:
+    if isinstance(model, TaskModule):
+        return {"task": type(model).__qualname__, **model.init_arguments}
+    config = getattr(model, "config", None)
+    to_dict = getattr(config, "to_dict", None)
+    return dict(to_dict()) if callable(to_dict) else dict(config) if isinstance(config, dict) else {}
+
+
+def _status_of(error: BaseException) -> Status:
+    if type(error).__name__ == _PRUNED or type(error.__cause__).__name__ == _PRUNED:
+        return "pruned"
+    return "interrupted" if isinstance(error, (TrainingInterrupted, KeyboardInterrupt)) else "failed"
+
+
+def _local(output_dir: str) -> str:
+    """Return a folder on a local disk for the run's own files."""
+    if "://" not in output_dir:
+        return output_dir
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(cache, "hftrain")
