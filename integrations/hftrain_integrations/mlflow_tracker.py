@@ -1,0 +1,26 @@
+"""MLflow: a tracking server, or a store of files or sqlite."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from hftrain_integrations._mlflow import MlflowRun
+
+
+class MlflowTracker(MlflowRun):
+    """Logs to an MLflow run: the one that is active, or one of its own.
+
+    Environment:
+        MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME, MLFLOW_RUN_ID: where; as the client reads them.
+        MLFLOW_NESTED_RUN: "1" begins a run inside the active one.
+        MLFLOW_TAGS: a JSON object of tags.
+        MLFLOW_FLATTEN_PARAMS: "1" logs nested parameters one by one.
+        MLFLOW_MAX_LOG_PARAMS: how many parameters are logged at most.
+        HF_MLFLOW_LOG_ARTIFACTS: "1" keeps every checkpoint as artifacts of the run.
+
+    Metrics keep their names. A resumed run goes on in the same MLflow run; steps that are trained again have two
+    points in its history, of which the later one counts.
+    """
+
+    requires: ClassVar[tuple[str, ...]] = ("mlflow>=2.9",)
+    extra: ClassVar[str] = "mlflow"
