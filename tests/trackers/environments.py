@@ -29,6 +29,42 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
         "GIT_PYTHON_REFRESH": "quiet",
         "HF_MLFLOW_LOG_ARTIFACTS": "1",
     },
+    "comet_ml": {
+        "COMET_MODE": "offline",
+        "COMET_OFFLINE_DIRECTORY": "{folder}/comet",
+        "COMET_DISABLE_AUTO_LOGGING": "1",
+        "COMET_AUTO_LOG_GIT_METADATA": "false",
+        "COMET_AUTO_LOG_CODE": "false",
+        "COMET_AUTO_LOG_ENV_DETAILS": "false",
+        "COMET_LOGGING_CONSOLE": "ERROR",
+        "COMET_LOG_ASSETS": "1",
+    },
+    "clearml": {
+        "CLEARML_OFFLINE_MODE": "1",
+        "CLEARML_CACHE_DIR": "{folder}/cache",
+        "CLEARML_LOG_LEVEL": "ERROR",
+        "CLEARML_SUPPRESS_UPDATE_MESSAGE": "1",
+        "CLEARML_LOG_MODEL": "1",
+        "CLEARML_CONFIG_FILE": "{here}/clearml.conf",
+    },
+    "codecarbon": {"CODECARBON_COUNTRY_ISO_CODE": "FRA", "CODECARBON_LOG_LEVEL": "error"},
+    "neptune": {
+        "NEPTUNE_MODE": "offline",
+        "NEPTUNE_PROJECT": "ws/demo",
+        "NEPTUNE_DATA_DIRECTORY": "{folder}/.neptune",
+    },
+    "swanlab": {
+        "SWANLAB_MODE": "offline",
+        "SWANLAB_LOG_DIR": "{folder}/swanlog",
+        "SWANLAB_SAVE_DIR": "{folder}/save",
+        "SWANLAB_PROJECT": "demo",
+    },
+    "trackio": {
+        "TRACKIO_DIR": "{folder}/trackio",
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "TRACKIO_SHOW_DASHBOARD": "0",
+        "HF_HOME": "{folder}/hub",
+    },
     "dvclive": {"DVC_NO_ANALYTICS": "true", "DVCLIVE_LOGLEVEL": "ERROR", "DVC_STUDIO_OFFLINE": "true"},
 }
 
@@ -37,6 +73,8 @@ def environment(tracker: str, folder: Path) -> dict[str, str]:
     """The variables of a process that runs this tracker in ``folder``, which is its home too."""
     known = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "TMPDIR")
     kept = {name: os.environ[name] for name in known if name in os.environ}
-    own = {name: value.format(folder=folder) for name, value in ENVIRONMENTS[tracker].items()}
+    own = {
+        name: value.format(folder=folder, here=Path(__file__).parent) for name, value in ENVIRONMENTS[tracker].items()
+    }
     fixed = {"HOME": str(folder), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "VIRTUAL_ENV": sys.prefix}
     return {**kept, **fixed, **own}

@@ -11,7 +11,10 @@ import json
 import os
 import struct
 import sys
+import threading
+import zipfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 
@@ -128,6 +131,151 @@ def dvclive(folder: str) -> dict[str, Any]:
         "artifacts": [],
         "runs": 1,
     }
+
+
+def comet_ml(folder: str) -> dict[str, Any]:
+    points: dict[int, float] = {}
+    params: dict[str, Any] = {}
+    others: dict[str, Any] = {}
+    artifacts, keys = [], set()
+    for path in sorted(glob.glob(f"{folder}/comet/*.zip"), key=os.path.getmtime):
+        with zipfile.ZipFile(path) as archive:
+            keys.add(json.loads(archive.read("experiment.json"))["offline_id"])
+            messages = [json.loads(line) for line in archive.read("messages.json").decode().splitlines()]
+        for message in messages:
+            payload = message["payload"]
+            if message["type"] == "metric_msg" and payload["metric"]["metricName"] == "train/loss":
+                points[payload["metric"]["step"]] = payload["metric"]["metricValue"]
+            elif message["type"] == "parameter_msg" and payload.get("source") in (None, "manual"):
+                param = payload["param"]
+                params[param["paramName"]] = param["paramValue"]
+            elif message["type"] == "log_other_msg":
+                others[payload["key"]] = payload["value"]
+            elif message["type"] == "file_upload":
+                artifacts.append(payload.get("file_name") or payload["additional_params"]["fileName"])
+    return {
+        "points": [[step, points[step]] for step in sorted(points)],
+        "params": params,
+        "status": others.get("status"),
+        "artifacts": sorted(artifacts),
+        "runs": len(keys),
+    }
+
+
+def clearml(folder: str) -> dict[str, Any]:
+    points: dict[int, float] = {}
+    params: dict[str, Any] = {}
+    artifacts = set()
+    for path in sorted(glob.glob(f"{folder}/cache/offline/*.zip"), key=os.path.getmtime):
+        with zipfile.ZipFile(path) as archive:
+            task = json.loads(archive.read("task.json"))
+            lines = archive.read("metrics.jsonl").decode().splitlines()
+        task = task.get("task", task)
+        for line in lines:
+            for event in json.loads(line):
+                if (event.get("metric"), event.get("variant")) == ("train", "loss"):
+                    points[event["iter"]] = event["value"]
+        for section in task["hyperparams"].values():
+            params |= {name: item["value"] for name, item in section.items()}
+        configuration = task.get("configuration", {}).get("Model Configuration", {}).get("value", "")
+        params |= dict(line.split(" = ") for line in configuration.splitlines() if " = " in line)
+        artifacts |= {one["key"] for one in task.get("execution", {}).get("artifacts", [])}
+    return {
+        "points": [[step, points[step]] for step in sorted(points)],
+        "params": params,
+        "status": params.get("status"),
+        "artifacts": sorted(artifacts),
+        "runs": None,
+    }
+
+
+def swanlab(folder: str) -> dict[str, Any]:
+    import yaml
+    from swanlab.proto.swanlab.record.v1.record_pb2 import Record
+    from swanlab.sdk.internal.core_python.store import DataStoreReader
+
+    points: dict[int, float] = {}
+    params: dict[str, Any] = {}
+    ids = set()
+    for path in sorted(glob.glob(f"{folder}/swanlog/run-*/*.swanlab"), key=os.path.getmtime):
+        reader = DataStoreReader()
+        reader.open(path)
+        while (raw := reader.scan()) is not None:
+            record = Record()
+            record.ParseFromString(raw)
+            kind = record.WhichOneof(record.DESCRIPTOR.oneofs[0].name)
+            if kind == "start":
+                ids.add(record.start.id)
+            if kind == "scalar" and record.scalar.key == "train/loss":
+                points[record.scalar.step] = record.scalar.value.number
+        with open(f"{os.path.dirname(path)}/files/config.yaml", encoding="utf-8") as file:
+            params |= {name: row["value"] for name, row in yaml.safe_load(file).items()}
+    return {
+        "points": [[step, points[step]] for step in sorted(points)],
+        "params": params,
+        "status": params.get("run_status"),
+        "artifacts": [],
+        "runs": len(ids),
+    }
+
+
+def trackio(folder: str) -> dict[str, Any]:
+    import sqlite3
+
+    (path,) = glob.glob(f"{folder}/trackio/*.db")
+    store = sqlite3.connect(path)
+    points: dict[int, float] = {}
+    status = None
+    names = set()
+    for name, step, text in store.execute("select run_name, step, metrics from metrics order by rowid"):
+        row = json.loads(text)
+        names.add(name)
+        status = row.get("status", status)
+        if "train/loss" in row:
+            points[step] = row["train/loss"]
+    params: dict[str, Any] = {}
+    for (text,) in store.execute("select config from configs"):
+        params |= json.loads(text)
+    return {
+        "points": [[step, points[step]] for step in sorted(points)],
+        "params": params,
+        "status": status,
+        "artifacts": [],
+        "runs": len(names),
+    }
+
+
+def neptune(folder: str) -> dict[str, Any]:
+    from neptune.core.components.queue.disk_queue import DiskQueue
+    from neptune.internal.operation import LogFloats, Operation
+
+    points: dict[float, float] = {}
+    values: dict[str, Any] = {}
+    artifacts = set()
+    for place in sorted(glob.glob(f"{folder}/.neptune/offline/run__*"), key=os.path.getmtime):
+        queue = DiskQueue(Path(place), lambda item: item.to_dict(), Operation.from_dict, threading.RLock())
+        while (element := queue.get()) is not None:
+            operation = element.obj
+            if isinstance(operation, LogFloats) and operation.path == ["finetuning", "train", "loss"]:
+                points |= {point.step: point.value for point in operation.values}
+            elif hasattr(operation, "value"):
+                values[operation.path[-1]] = operation.value
+            elif type(operation).__name__ == "UploadFileSet":
+                artifacts |= {operation.path[-1]} - {"files"}  # "files" is the client's own record of the source
+        queue.close()
+    return {
+        "points": [[step, points[step]] for step in sorted(points)],
+        "params": values,
+        "status": values.get("status"),
+        "artifacts": sorted(artifacts),
+        "runs": None,
+    }
+
+
+def codecarbon(folder: str) -> dict[str, Any]:
+    with open(f"{folder}/out/emissions.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {"energy": [float(row["energy_consumed"]) for row in rows], "ids": [row["experiment_id"] for row in rows]}
 
 
 if __name__ == "__main__":

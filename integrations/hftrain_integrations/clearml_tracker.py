@@ -1,0 +1,123 @@
+"""ClearML."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from hftrain.plugin_api.tracker import Artifact, Media, Run, Status, Tracker
+
+_TRUE = ("1", "true", "yes", "on")
+
+
+class ClearmlTracker(Tracker):
+    """Logs to a ClearML task: the one that is current, or one of its own.
+
+    Environment:
+        CLEARML_PROJECT, CLEARML_TASK: names; "HuggingFace Transformers" and "Trainer" by default.
+        CLEARML_LOG_MODEL: "1" keeps every checkpoint as an artifact.
+        CLEARML_OFFLINE_MODE, CLEARML_API_ACCESS_KEY, CLEARML_API_SECRET_KEY, CLEARML_API_HOST and CLEARML_CONFIG_FILE:
+            as the client reads them.
+
+    A resumed run goes on in the same task, online; offline it is a new archive.
+    """
+
+    api: ClassVar[int] = 1
+    requires: ClassVar[tuple[str, ...]] = ("clearml>=1.14",)
+    extra: ClassVar[str] = "clearml"
+
+    _task: Any = None
+    _is_ours = True
+    _keeps_checkpoints = False
+
+    def unavailable_because(self) -> str | None:
+        """Say that the client is not set up."""
+        return None if _is_offline() or _has_credentials() else f"no credentials; {_HINT}"
+
+    def start(self, run: Run) -> str | None:
+        """Begin or go on with the task.
+
+        Raises:
+            PermissionError: there are no credentials; nothing is asked for.
+        """
+        from clearml import Task
+
+        if not _is_offline() and not _has_credentials():
+            raise PermissionError(f"no credentials: {_HINT}")
+        self._keeps_checkpoints = os.environ.get("CLEARML_LOG_MODEL", "").lower() in _TRUE
+        current = Task.current_task()
+        self._is_ours = current is None
+        self._task = current or Task.init(
+            project_name=os.environ.get("CLEARML_PROJECT", "HuggingFace Transformers"),
+            task_name=run.trial or os.environ.get("CLEARML_TASK") or run.name or "Trainer",
+            continue_last_task=run.remote_id if run.remote_id is not None and not _is_offline() else False,
+            auto_connect_frameworks=False,
+            auto_connect_arg_parser=False,
+            auto_connect_streams=False,
+            auto_resource_monitoring=False,
+        )
+        self._task.connect(dict(run.arguments), name="Args")
+        if run.model:
+            self._task.set_configuration_object(name="Model Configuration", config_dict=dict(run.model))
+        if run.trial_params:
+            self._task.connect(dict(run.trial_params), name="Trial")
+        return str(self._task.id)
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Report the numbers of a step: the stage is the plot, the metric its curve."""
+        logger = self._task.get_logger()
+        for name, value in metrics.items():
+            title, _, series = name.partition("/")
+            logger.report_scalar(title=title, series=series or title, value=value, iteration=step)
+
+    def log_media(self, media: Media) -> None:
+        """Report a picture, a text or a histogram."""
+        logger = self._task.get_logger()
+        if media.kind == "image":
+            logger.report_image(title=media.name, series=media.name, iteration=media.step, local_path=media.path)
+        elif media.kind == "text":
+            logger.report_media(title=media.name, series=media.name, iteration=media.step, local_path=media.path)
+        else:
+            import numpy as np
+
+            with np.load(media.path) as values:
+                labels = [f"{edge:.4g}" for edge in values["edges"][:-1]]
+                logger.report_histogram(
+                    title=media.name, series=media.name, values=values["counts"], iteration=media.step, xlabels=labels
+                )
+
+    def log_artifact(self, artifact: Artifact) -> None:
+        """Keep a folder; a checkpoint only if CLEARML_LOG_MODEL asks for it."""
+        if not artifact.is_checkpoint or self._keeps_checkpoints:
+            self._task.upload_artifact(artifact.name, artifact_object=artifact.path, wait_on_upload=True)
+
+    def finish(self, status: Status, error: str | None) -> None:
+        """End the task, unless somebody else began it."""
+        self._task.get_logger().flush()
+        self._task.set_parameter("Run/status", status)
+        if error is not None:
+            self._task.set_parameter("Run/error", error)
+        if not self._is_ours:
+            return
+        if not _is_offline():
+            if status == "failed":
+                self._task.mark_failed(ignore_errors=True, status_reason=error or "", force=True)
+            elif status == "interrupted":
+                self._task.mark_stopped(force=True)
+        self._task.close()
+
+
+_HINT = "run `clearml-init`, set CLEARML_API_ACCESS_KEY and CLEARML_API_SECRET_KEY, or set CLEARML_OFFLINE_MODE=1"
+
+
+def _is_offline() -> bool:
+    return os.environ.get("CLEARML_OFFLINE_MODE", "").lower() in _TRUE
+
+
+def _has_credentials() -> bool:
+    if os.environ.get("CLEARML_API_ACCESS_KEY") and os.environ.get("CLEARML_API_SECRET_KEY"):
+        return True
+    from clearml.backend_api import Session
+
+    return bool(Session.config and Session.config.get("api.credentials.access_key", None))
