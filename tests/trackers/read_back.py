@@ -137,7 +137,7 @@ def comet_ml(folder: str) -> dict[str, Any]:
     points: dict[int, float] = {}
     params: dict[str, Any] = {}
     others: dict[str, Any] = {}
-    artifacts, keys = [], set()
+    artifacts, keys = set(), set()
     for path in sorted(glob.glob(f"{folder}/comet/*.zip"), key=os.path.getmtime):
         with zipfile.ZipFile(path) as archive:
             keys.add(json.loads(archive.read("experiment.json"))["offline_id"])
@@ -146,13 +146,13 @@ def comet_ml(folder: str) -> dict[str, Any]:
             payload = message["payload"]
             if message["type"] == "metric_msg" and payload["metric"]["metricName"] == "train/loss":
                 points[payload["metric"]["step"]] = payload["metric"]["metricValue"]
-            elif message["type"] == "parameter_msg" and payload.get("source") in (None, "manual"):
-                param = payload["param"]
-                params[param["paramName"]] = param["paramValue"]
-            elif message["type"] == "log_other_msg":
+            elif message["type"] == "parameter_msg":
+                for param in payload.get("params") or [payload["param"]]:
+                    params[param["paramName"]] = param["paramValue"]
+            elif message["type"] == "log_other":
                 others[payload["key"]] = payload["value"]
             elif message["type"] == "file_upload":
-                artifacts.append(payload.get("file_name") or payload["additional_params"]["fileName"])
+                artifacts.add(payload["additional_params"]["fileName"].partition("/")[0])
     return {
         "points": [[step, points[step]] for step in sorted(points)],
         "params": params,

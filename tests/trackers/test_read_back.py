@@ -27,6 +27,7 @@ STATUS = {
 }
 ARTIFACTS = {
     "mlflow": ["checkpoint-10", "checkpoint-20", "parameters.json"],
+    "comet_ml": ["checkpoint-10", "checkpoint-20"],
     "clearml": ["checkpoint-10", "checkpoint-20"],
     "neptune": ["checkpoint-10", "checkpoint-20"],
 }
