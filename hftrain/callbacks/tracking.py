@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -12,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hftrain.errors import ConfigurationError, PluginError
+from hftrain.plugin_api.runs import read_remote_ids, write_remote_ids
 from hftrain.plugin_api.spool import Event, Spool, Type
 from hftrain.plugin_api.tracker import Run, Status, Tracker
 from hftrain.plugin_api.values import masked, plain
@@ -20,8 +20,6 @@ from hftrain.types.callback import TrainerCallback
 from hftrain.types.control import TrainerControl
 
 logger = logging.getLogger(__name__)
-
-RUN_FILE = "run.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +83,7 @@ class Tracking(TrainerCallback):
             self.end("finished", step=run.resumed_step or 0)
         run = self._masked(run)
         spool = self._spool = Spool(run.folder)
-        document = _read_run(run.folder)
+        remote_ids = read_remote_ids(run.folder)
         if run.resumed_step is not None:
             self._append("resume", step=run.resumed_step)
         data = {"name": run.name, "arguments": run.arguments, "model": run.model, "output_dir": run.output_dir}
@@ -93,11 +91,10 @@ class Tracking(TrainerCallback):
         self._append("start", step=run.resumed_step or 0, data=data)
         launched = [Delivery(name, make(), spool.path) for name, make in self._trackers.items()]
         for delivery in launched:
-            remote_id = document["trackers"].get(delivery.name)
-            delivery.launch(replace(run, remote_id=remote_id), last_seq=spool.last_seq)
+            delivery.launch(replace(run, remote_id=remote_ids.get(delivery.name)), last_seq=spool.last_seq)
         self._take_started(launched)
-        remote_ids = {one.name: one.remote_id for one in self._deliveries if one.remote_id is not None}
-        _write_run(run.folder, {"run_id": run.run_id, "trackers": document["trackers"] | remote_ids})
+        given = {one.name: one.remote_id for one in self._deliveries if one.remote_id is not None}
+        write_remote_ids(run.folder, run.run_id, remote_ids | given)
 
     def end(self, status: Status, *, step: int, error: BaseException | None = None) -> None:
         """Tell the trackers how the run ended, and wait for them as long as the settings say."""
@@ -231,22 +228,3 @@ def _close(spool: Spool, deliveries: Sequence[Delivery], finish: Event, close_s:
 
 def _end_outside(spool: Spool, deliveries: Sequence[Delivery], step: int, close_s: float) -> None:
     _close(spool, deliveries, spool.append("finish", step=step, data={"status": "finished", "error": None}), close_s)
-
-
-def _read_run(folder: str) -> dict[str, Any]:
-    try:
-        with open(os.path.join(folder, RUN_FILE), encoding="utf-8") as file:
-            document = json.load(file)
-    except (OSError, ValueError):
-        document = {}
-    trackers = document.get("trackers") if isinstance(document, dict) else None
-    return {"trackers": trackers if isinstance(trackers, dict) else {}}
-
-
-def _write_run(folder: str, document: Mapping[str, Any]) -> None:
-    path = os.path.join(folder, RUN_FILE)
-    with open(f"{path}.tmp", "w", encoding="utf-8") as file:
-        json.dump(document, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(f"{path}.tmp", path)

@@ -19,6 +19,7 @@ DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 VERBS = {
     "checkpoint": ("hftrain.cli.checkpoint", "list, verify, compare, protect and export checkpoints"),
     "plugins": ("hftrain.cli.plugins", "list trackers, search backends, hubs and the like, and what each one lacks"),
+    "replay": ("hftrain.cli.replay", "tell a tracker what it missed of a run"),
 }
 """Verb -> (module that has ``add_arguments(parser)`` and ``run(options, output)``, what it does)."""
 

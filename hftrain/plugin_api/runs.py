@@ -1,0 +1,114 @@
+"""Runs on the disk: where their folders are, what trackers were told of them, and how the rest is told later."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from hftrain.errors import ConfigurationError
+from hftrain.plugin_api.spool import EVENTS, read_events, valid_events
+from hftrain.plugin_api.tracker import Run, Tracker
+from hftrain.plugin_api.worker import Delivery
+
+RUNS = "runs"
+RUN_FILE = "run.json"
+
+
+def find_run(path: str) -> str:
+    """Return the folder of a run.
+
+    Args:
+        path: the folder itself, or an output_dir, of which the newest run is meant.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    if os.path.isfile(os.path.join(path, EVENTS)):
+        return path
+    below = os.path.join(path, RUNS)
+    names = os.listdir(below) if os.path.isdir(below) else []
+    spools = [os.path.join(below, name, EVENTS) for name in names]
+    found = [spool for spool in spools if os.path.isfile(spool)]
+    if not found:
+        raise ConfigurationError(
+            f"{path} is no run, and holds none: there is no {EVENTS} in it or in {RUNS}/. Give an output_dir whose run "
+            "reported to a tracker, or one of its folders in runs/."
+        )
+    return os.path.dirname(max(found, key=os.path.getmtime))
+
+
+def read_remote_ids(folder: str) -> dict[str, str]:
+    """Return each tracker's id of the run; empty if nothing is known."""
+    try:
+        with open(os.path.join(folder, RUN_FILE), encoding="utf-8") as file:
+            document = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    trackers = document.get("trackers") if isinstance(document, dict) else None
+    return {str(name): str(found) for name, found in trackers.items()} if isinstance(trackers, dict) else {}
+
+
+def write_remote_ids(folder: str, run_id: str, remote_ids: Mapping[str, str]) -> None:
+    """Keep each tracker's id of the run: whole, or as it was."""
+    path = os.path.join(folder, RUN_FILE)
+    with open(f"{path}.tmp", "w", encoding="utf-8") as file:
+        json.dump({"run_id": run_id, "trackers": dict(remote_ids)}, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(f"{path}.tmp", path)
+
+
+def described_run(folder: str) -> Run:
+    """Return what a tracker is told when it starts late, as the run's own record has it.
+
+    Raises:
+        ConfigurationError: the record has no beginning.
+    """
+    events = valid_events(read_events(os.path.join(folder, EVENTS)))
+    starts = [event for event in events if event.type == "start"]
+    if not starts:
+        raise ConfigurationError(f"{folder}/{EVENTS} has no event of a run's start, so there is nothing to tell.")
+    data: dict[str, Any] = dict(starts[-1].data)
+    return Run(
+        run_id=os.path.basename(os.path.abspath(folder)),
+        name=data.get("name"),
+        folder=folder,
+        output_dir=data.get("output_dir") or os.path.dirname(os.path.dirname(os.path.abspath(folder))),
+        logging_dir=data.get("logging_dir") or folder,
+        arguments=data.get("arguments") or {},
+        model=data.get("model") or {},
+        trial=data.get("trial"),
+        trial_params=data.get("params") or {},
+        group=data.get("group"),
+    )
+
+
+def replay(folder: str, name: str, tracker: Tracker, *, timeout_s: float) -> int:
+    """Tell a tracker what it missed of a run; return how many events it still has not heard.
+
+    Args:
+        folder: of the run.
+        name: of the tracker, as in ``report_to``.
+        tracker: which is told.
+        timeout_s: how long its service may take.
+
+    Raises:
+        TrackerStartError: it did not start.
+    """
+    spool = os.path.join(folder, EVENTS)
+    last_seq = max((event.seq for event in read_events(spool)), default=0)
+    run, remote_ids = described_run(folder), read_remote_ids(folder)
+    delivery = Delivery(name, tracker, spool)
+    resumed_step = None
+    if delivery.cursor.seq:
+        told = [event.step for event in read_events(spool) if event.seq <= delivery.cursor.seq]
+        resumed_step = max(told, default=0)
+    delivery.launch(replace(run, remote_id=remote_ids.get(name), resumed_step=resumed_step), last_seq=last_seq)
+    delivery.wait_for_start()
+    delivery.close(timeout_s=timeout_s)
+    if delivery.remote_id is not None:
+        write_remote_ids(folder, run.run_id, {**remote_ids, name: delivery.remote_id})
+    return delivery.num_left
