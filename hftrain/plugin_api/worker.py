@@ -66,7 +66,8 @@ class Delivery:
         self._is_left = False
         self._ahead: set[int] = set()
         """Taken before their turn, while one before them was refused."""
-        self._num_refused = 0
+        self.num_refused = 0
+        """Events that the service did not take while it took the next ones."""
         self._has_warned = False
         self._started = threading.Event()
         self._start_error: BaseException | None = None
@@ -213,7 +214,7 @@ class Delivery:
         self._ahead.add(following.seq)
         if self._takes(event):
             return True
-        self._num_refused += 1
+        self.num_refused += 1
         logger.warning(
             "%s refuses the %s of step %d (%s), and takes what comes after it: it is left out.",
             self.name,
