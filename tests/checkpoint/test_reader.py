@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+import transformers
 
 from hftrain.checkpoint.contents import document_part, model_part, rng_part, tree_of
 from hftrain.checkpoint.foreign import open_any
@@ -50,7 +51,6 @@ def test_a_model_on_another_filesystem_is_read() -> None:
 
 
 def test_a_transformers_model_reads_what_we_write_and_we_read_its(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
     config = transformers.GPT2Config(n_layer=1, n_head=1, n_embd=4, vocab_size=9, n_positions=8)
     model = transformers.GPT2LMHeadModel(config)
     config.save_pretrained(tmp_path / "ours")

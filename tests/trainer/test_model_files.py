@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -22,8 +23,6 @@ from hftrain.errors import CheckpointNotFoundError
 from hftrain.trainer.model_files import load_weights
 from tests.trainer.pretrained import StopAt, language_model, pretrained_trainer, tokenizer
 from tests.trainer.tasks import Model, trainer, weights
-
-transformers = pytest.importorskip("transformers")
 
 CONFIGURATION = {"config.json", "generation_config.json"}
 

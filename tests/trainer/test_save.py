@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from hftrain import DataModule, Trainer
 from hftrain.errors import CheckpointError, TaskError
@@ -44,9 +45,8 @@ def test_the_manifest_says_what_and_where(tmp_path: Path) -> None:
 
 
 def test_the_state_can_be_read_by_the_reference(tmp_path: Path) -> None:
-    transformers_state = pytest.importorskip("transformers.trainer_callback", reason="the reference is not installed")
     trainer(tmp_path, save_strategy="steps", save_steps=8, eval_strategy="steps", eval_steps=8).train()
-    state = transformers_state.TrainerState.load_from_json(str(tmp_path / "checkpoint-16" / "trainer_state.json"))
+    state = transformers.TrainerState.load_from_json(str(tmp_path / "checkpoint-16" / "trainer_state.json"))
     assert (state.global_step, state.epoch, state.max_steps) == (16, 2.0, 16)
 
 
