@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hftrain.trainer.background import in_background_if_wanted, settle
 from hftrain.trainer.counters import settle_counts
-from hftrain.trainer.step_methods import StepMethods
+from hftrain.trainer.overrides import is_replaced
 from hftrain.trainer.stepping import check_share, warn_if_count_is_ignored
 from hftrain.types.choices import Event
 
@@ -38,10 +38,10 @@ class TrainerTask:
             trainer.model_accepts_loss_kwargs
             and trainer.compute_loss_func is None
             # What an override makes of the count is its own affair, and calling it once more could have effects.
-            and all(_is_own(trainer, name) for name in _LOSS_METHODS)
+            and not any(is_replaced(trainer, name) for name in _LOSS_METHODS)
         )
         self.draws_steps = (
-            trainer._uses_count() or trainer.args.past_index >= 0 or not _is_own(trainer, "get_batch_samples")
+            trainer._uses_count() or trainer.args.past_index >= 0 or is_replaced(trainer, "get_batch_samples")
         )
         """Whether a step's micro-batches are drawn by `draw_step`."""
 
@@ -109,11 +109,6 @@ class TrainerActions:
         trainer.callback_handler.emit(Event.SAVE)
         if trainer._checkpoints is not None:
             trainer._checkpoints.amend()
-
-
-def _is_own(trainer: Trainer, name: str) -> bool:
-    """Return whether a method is the Trainer's own, on class and instance."""
-    return getattr(getattr(trainer, name), "__func__", None) is getattr(StepMethods, name)
 
 
 def _with_count(training_step: Callable[..., Any]) -> Callable[..., Any]:

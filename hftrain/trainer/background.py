@@ -17,7 +17,7 @@ from hftrain.errors import TrainingInterrupted
 from hftrain.hardware.host_memory import free_host_bytes
 from hftrain.hardware.notes import notes_of_run
 from hftrain.trainer.model_files import has_adapters
-from hftrain.trainer.overrides import is_overridden
+from hftrain.trainer.overrides import is_overridden, is_replaced
 from hftrain.types.choices import Event
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def _why_at_once(trainer: SaveMethods) -> str | None:
     """Return why this process would rather not write in the background."""
     kind = type(trainer)
     for name in _SAVING:
-        if is_overridden(kind, name) or name in vars(trainer):
+        if is_replaced(trainer, name):
             return f"{kind.__name__} overrides {name}, and may count on files that are there when it returns"
     for name, method in trainer.callback_handler.listeners(Event.SAVE):
         if not _is_ours(method):
