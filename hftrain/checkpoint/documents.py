@@ -115,9 +115,9 @@ def _are_windows(value: Any) -> bool:
 def _is_order(value: Any) -> bool:
     if not isinstance(value, dict):
         return False
-    texts = [value[name] for name in ("drawn_from", "generator") if name in value]
-    size = value.get("group_size", 1)
-    return all(map(_is_generator, texts)) and is_count(size) and 0 < size < 1 << 32
+    texts = [value.get("drawn_from"), *([value["generator"]] if "generator" in value else [])]
+    size, by_own = value.get("group_size", 1), value.get("by_own", False)
+    return all(map(_is_generator, texts)) and is_count(size) and 0 < size < 1 << 32 and isinstance(by_own, bool)
 
 
 def _is_generator(text: Any) -> bool:

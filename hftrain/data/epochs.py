@@ -46,6 +46,7 @@ class EpochLoader:
         global_batch_size: samples that all ranks together take per batch; None when unknown.
         exact_length: whether ``num_batches`` can be relied on: the sampler is ours.
         deals_evenly: whether all ranks are known to have equally many batches: we deal them.
+        starts_anywhere: whether `open` can start behind any number of samples, not only behind whole batches.
     """
 
     def __init__(self, loader: Iterable[Any], *, seed: int = 0) -> None:
@@ -60,6 +61,9 @@ class EpochLoader:
         self.global_batch_size = _global_batch_size(loader, self._dealer, self._spread)
         self.exact_length = isinstance(self._dealer, EpochBatchSampler)
         self.deals_evenly = self._dealer is not None or self._dispatcher is not None
+        self.starts_anywhere = self._dealer is not None and self._dealer.global_batch_size is not None
+        if isinstance(self._dealer, IterableShard):
+            self.starts_anywhere &= getattr(loader, "num_workers", 0) == 0
         self._order: dict[str, Any] | None = None
         self._fillers: set[int] = set()
         self._has_given = False
@@ -101,10 +105,12 @@ class EpochLoader:
         """
         if self.num_batches is None:
             return None
-        if isinstance(self._dealer, EpochBatchSampler):
+        left = None
+        if self.starts_anywhere and isinstance(self._dealer, (EpochBatchSampler, DealtSampler, IterableShard)):
             left = self._dealer.remaining_after(samples_done)
-            return left if self._dispatcher is None else self._dispatcher.rounds_of(left)
-        return self.num_batches - batches_done
+        if left is None:
+            return self.num_batches - batches_done
+        return left if self._dispatcher is None else self._dispatcher.rounds_of(left)
 
     def num_real(self, index: int) -> int | None:
         """Return how many samples of batch ``index`` of the open epoch count; None means all. 0 is a filler's."""

@@ -91,6 +91,10 @@ class IterableShard(IterableDataset[Any]):
         """
         self._position[0], self._position[1] = epoch, samples_done
 
+    def remaining_after(self, samples_done: int) -> int | None:
+        """Return this rank's number of rounds behind a position, in samples over all ranks; None when unknown."""
+        return None if self.num_samples is None else self._deal.num_rounds(self.num_samples - samples_done)
+
     @property
     def num_samples(self) -> int | None:
         """Samples of an epoch over all ranks; None when that is unknown."""
