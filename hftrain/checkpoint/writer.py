@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from hftrain.checkpoint.contents import Part
 from hftrain.checkpoint.formats import model_files, parse_size, safetensors_chunks
 from hftrain.checkpoint.layout import checked_path, dump_json, is_model_file
-from hftrain.checkpoint.storage import Storage, Written, join, plain_path, storage_for
+from hftrain.checkpoint.storage import Repeatable, Storage, Written, join, plain_path, storage_for
 from hftrain.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def part_files(part: Part, *, rank: int, max_shard_bytes: int) -> Iterator[tuple
     if part.name == "model":
         yield from model_files(part.tensors, part.shared, max_shard_bytes=max_shard_bytes).files()
     elif part.tensors:
-        yield f"{base}.safetensors", safetensors_chunks(part.tensors, {"format": "pt"})
+        yield f"{base}.safetensors", Repeatable(partial(safetensors_chunks, part.tensors, {"format": "pt"}))
     if part.document is not None:
         document, data = document_file(part, rank=rank)
         yield document, [data]
