@@ -111,7 +111,7 @@ class LoopRunner(StepEnds):
         self._interrupts = interrupts or Interrupts()
         self._open_step = open_step
         self._left_by_stopped = unfinished or Unfinished()
-        self._drawer = StepDrawer(source, task, self._interrupts.random_states.take, draw)
+        self._drawer = StepDrawer(task, self._interrupts.random_states.take, draw)
         self._start_afresh()
 
     def _start_afresh(self) -> None:
@@ -246,7 +246,8 @@ class LoopRunner(StepEnds):
             if wanted <= 0:
                 return
             skipped = 0 if self._open_step is None else self._open_step.num_skipped
-            group, num_batches, num_items = self._drawer.draw(batches, wanted - skipped)
+            is_exact = self.source.exact_length
+            group, num_batches, num_items = self._drawer.draw(batches, wanted - skipped, is_exact=is_exact)
             if not num_batches:
                 self._drawer.warn_ended_early(self.source.num_batches, self.position.batches)
                 return
