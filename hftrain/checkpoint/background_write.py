@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
 
+from hftrain.checkpoint.saving import is_refusal
 from hftrain.checkpoint.storage import Entry, Storage, Written
 from hftrain.errors import CheckpointError
 
@@ -175,7 +176,7 @@ class BackgroundWrite:
                 self._twice(lambda: plan.commit(everything))
         except Exception as error:  # kept for the loop, which raises it at its next step
             self._error = error
-            self._is_refusal = self._is_refusal or isinstance(error, OSError)
+            self._is_refusal = self._is_refusal or is_refusal(error)
             if self._rank != 0:
                 note = {"error": _text_of(error), "is_refusal": self._is_refusal}
                 self._leave(f"{self._name}/{self._rank}", note)
@@ -206,7 +207,9 @@ class BackgroundWrite:
     def _twice(self, action: Callable[[], T]) -> T:
         try:
             return action()
-        except OSError as error:
+        except Exception as error:
+            if not is_refusal(error):
+                raise
             logger.warning("%s: %s. It is tried once more.", self.folder, _text_of(error))
             self._stop.wait(_RETRY_AFTER_S)
             return action()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,7 +18,9 @@ from hftrain.checkpoint.catalog import CheckpointFolder, Status, Verification, i
 from hftrain.checkpoint.contents import Part
 from hftrain.checkpoint.foreign import open_any
 from hftrain.checkpoint.formats import parse_size
+from hftrain.checkpoint.held import held_names
 from hftrain.checkpoint.layout import (
+    INCOMPLETE,
     MANIFEST,
     PROTECTED,
     FileRecord,
@@ -30,11 +32,12 @@ from hftrain.checkpoint.layout import (
 )
 from hftrain.checkpoint.reader import CheckpointReader
 from hftrain.checkpoint.resume import ResumeFinder
-from hftrain.checkpoint.retention import Candidate, Policy, limit, named, surplus
+from hftrain.checkpoint.retention import Candidate, Policy, every, limit, named, surplus
 from hftrain.checkpoint.saving import (
     CheckpointSave,
     Later,
     Ranks,
+    StorageRefusedError,
     amended_files,
     begin_folder,
     on_rank_zero,
@@ -42,6 +45,7 @@ from hftrain.checkpoint.saving import (
 )
 from hftrain.checkpoint.staging import StagedParts
 from hftrain.checkpoint.storage import Storage, is_same_path, join, name_of, plain_path, storage_for
+from hftrain.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +72,7 @@ class CheckpointManager:
         run_id: str,
         ranks: Ranks,
         save_total_limit: int | None = None,
+        keep_every_steps: int | None = None,
         max_shard_size: str | int = "5GB",
         verify: Verification = "auto",
         storage: Storage | None = None,
@@ -76,6 +81,7 @@ class CheckpointManager:
         self.run_id = run_id
         self._ranks = ranks
         self._limit = save_total_limit if save_total_limit and save_total_limit > 0 else None
+        self._keep_every = keep_every_steps
         self._max_shard_bytes = parse_size(max_shard_size)
         self._verify: Verification = verify
         self._storage = storage or storage_for(self.output_dir)
@@ -108,14 +114,18 @@ class CheckpointManager:
             epoch: epochs done, with the fraction.
             samples: samples consumed, in the seeded global order.
             loaded: path of the one this run resumed from. It is never written over at its own step: the state
-                has not moved, so it stays as it is and None is returned.
+                has not moved, so it stays as it is and None is returned. The same goes for one of this run, at this
+                very place, that is protected or being uploaded.
             folder_name: instead of ``checkpoint-<step>``; retention does not see such a folder.
+
+        Raises:
+            StorageRefusedError: a checkpoint of another place or run is protected or being uploaded there, or nothing
+                can be written. What was there is as it was.
         """
         self.background.raise_outcome()
         name = checked_path(folder_name) if folder_name else checkpoint_name(step)
         folder = join(self.output_dir, name)
-        if self._on_rank_zero(lambda: self._is_loaded(folder, loaded, step, samples)):
-            logger.info("%s is what this run resumed from, at the same step; it is kept as it is.", folder)
+        if self._on_rank_zero(lambda: self._stays_as_it_is(folder, loaded, step, samples)):
             return None
         self._known.pop(name, None)
         self._on_rank_zero(lambda: begin_folder(self._storage, folder, run_id=self.run_id, step=step))
@@ -229,13 +239,28 @@ class CheckpointManager:
             return moved
         return path if inspect_folder(storage_for(path), path).files else None
 
-    def _is_loaded(self, folder: str, loaded: str | None, step: int, samples: int) -> bool:
-        if loaded is None or not is_same_path(folder, loaded):
-            return False
+    def _stays_as_it_is(self, folder: str, loaded: str | None, step: int, samples: int) -> bool:
+        """Whether what lies in the folder stands for the save that is asked for; raises where it may not be touched."""
         found = inspect_folder(self._storage, folder)
-        if found.status is not Status.COMMITTED or found.manifest is None:
+        manifest = found.manifest if found.status is Status.COMMITTED else None
+        is_here = manifest is not None and (manifest.step, manifest.samples) == (step, samples)
+        if is_here and loaded is not None and is_same_path(folder, loaded):
+            logger.info("%s is what this run resumed from, at the same step; it is kept as it is.", folder)
+            return True
+        reason = "is protected" if found.is_protected else self._hold_on(found)
+        if reason is None:
             return False
-        return (found.manifest.step, found.manifest.samples) == (step, samples)
+        if is_here and manifest is not None and manifest.run_id == self.run_id:
+            logger.warning("%s %s, so it is kept as it is, and not saved once more.", folder, reason)
+            return True
+        raise StorageRefusedError(
+            f"{folder} {reason}, so step {step} of this run cannot be saved there. Set output_dir to another folder, "
+            "or let it go (hftrain checkpoint protect --undo PATH, if it is protected)."
+        )
+
+    def _hold_on(self, found: CheckpointFolder) -> str | None:
+        is_held = bool(found.files) and found.name in held_names(self._storage, self.output_dir, self.run_id)
+        return "is being uploaded" if is_held else None
 
     def _manifest(self, step: int, epoch: float, samples: int, files: Mapping[str, FileRecord]) -> Manifest:
         known = scan(self._storage, self.output_dir, known=self._known)
@@ -269,38 +294,60 @@ class CheckpointManager:
         self._clean_up(best, at_end=at_end)
 
     def _clean_up(self, best: str | None, *, at_end: bool = False) -> None:
+        try:
+            for name in self._going(best, at_end=at_end):
+                self._remove(name)
+        except (OSError, CheckpointError) as error:  # not knowing what may go is no reason to stop training
+            logger.warning("%s was not cleaned up (%s). It will be after the next save.", self.output_dir, error)
+
+    def _going(self, best: str | None, *, at_end: bool) -> list[str]:
+        """The names of those that nothing keeps: torn ones, if anything was committed since, and this run's surplus."""
         found = scan(self._storage, self.output_dir, known=self._known)
         torn_may_go = self._newest is not None and not at_end
-        going = [folder.name for folder in found if folder.status is Status.TORN and torn_may_go]
-        best_name = name_of(plain_path(best)) if best else None
+        going = [folder.name for folder in found if torn_may_go and self._is_rubbish(folder)]
+        candidates = [
+            Candidate(name=folder.name, step=folder.manifest.step)
+            for folder in found
+            if folder.manifest is not None and folder.status is Status.COMMITTED and self._is_own(folder)
+        ]
+        in_use = (best, self._resumed_from, self._open_save.folder if self._open_save else None)
+        kept = {name_of(plain_path(path)) for path in in_use if path}
         if self._limit is not None:
-            candidates = [
-                Candidate(name=folder.name, step=folder.manifest.step)
-                for folder in found
-                if folder.manifest is not None and folder.manifest.run_id == self.run_id
-            ]
-            policies = self._policies(candidates, best=best_name, at_end=at_end)
-            going += [candidate.name for candidate in surplus(candidates, policies)]
-        for name in going:
-            is_open = self._open_save is not None and name == name_of(self._open_save.folder)
-            if not is_open and not self._is_protected(name):
-                self._remove(name)
+            best_name = name_of(plain_path(best)) if best else None
+            policies = self._policies(self._limit, candidates, best=best_name, at_end=at_end)
+            going += [candidate.name for candidate in surplus(candidates, [named(kept), *policies])]
+        if going:
+            kept |= held_names(self._storage, self.output_dir, self.run_id)
+        return [name for name in going if name not in kept]
+
+    def _is_rubbish(self, folder: CheckpointFolder) -> bool:
+        """Whether it is torn, and this run's or never committed: what another run committed is not ours to judge."""
+        is_begun = INCOMPLETE in folder.files or not folder.files
+        return folder.status is Status.TORN and (is_begun or self._is_own(folder))
+
+    def _is_own(self, folder: CheckpointFolder) -> bool:
+        return folder.manifest is not None and folder.manifest.run_id == self.run_id
 
     def _is_protected(self, name: str) -> bool:
         """Whether a user asked that it stays; looked at anew, for that may have been a moment ago."""
         return any(entry.name == PROTECTED for entry in self._storage.list(join(self.output_dir, name)))
 
-    def _policies(self, candidates: Sequence[Candidate], *, best: str | None, at_end: bool) -> list[Policy]:
-        kept = {self._newest} if self._newest and not at_end else set()
-        if self._resumed_from is not None:
-            kept.add(name_of(self._resumed_from))
-        if at_end and self._limit == 1 and best is not None and any(one.name == best for one in candidates):
-            return [named({best}), named(kept)]
-        return [limit(self._limit or 1, best=best), named(kept)]
+    def _policies(
+        self, count: int, candidates: Sequence[Candidate], *, best: str | None, at_end: bool
+    ) -> Iterator[Policy]:
+        is_best_alone = at_end and count == 1 and any(candidate.name == best for candidate in candidates)
+        if not is_best_alone:
+            yield limit(count, best=best)
+        if not at_end and self._newest is not None:
+            yield named({self._newest})
+        if self._keep_every is not None:
+            yield every(self._keep_every)
 
     def _remove(self, name: str) -> None:
         folder = join(self.output_dir, name)
         try:
+            if self._is_protected(name):
+                return
             self._known.pop(name, None)
             remove_folder(self._storage, folder, run_id=self.run_id)
         except OSError as error:  # the new checkpoint is safe: that an old one stays is no reason to stop training

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol
@@ -17,6 +19,16 @@ from hftrain.checkpoint.writer import write_parts
 from hftrain.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
+
+_SYSTEM_ERROR = re.compile(r"\(os error \d+\)")
+"""So Rust's libraries end what the system told them; safetensors' own error is no OSError."""
+
+
+class StorageRefusedError(CheckpointError):
+    """The storage refused, on some rank: nothing older was harmed, and what was asked of it may succeed later.
+
+    It is raised on all ranks or on none.
+    """
 
 
 class Ranks(Protocol):
@@ -48,12 +60,28 @@ class Later:
     start: Callable[[CheckpointSave], None]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Result:
+    """What a rank tells the others of its share: the files it wrote, and its error in one line."""
+
+    written: dict[str, Written]
+    error: str | None
+    is_refusal: bool
+
+    @classmethod
+    def of(cls, written: dict[str, Written], error: Exception | None) -> _Result:
+        if error is None:
+            return cls(written=written, error=None, is_refusal=False)
+        return cls(written=written, error=text_of(error), is_refusal=is_refusal(error))
+
+
 class CheckpointSave:
     """A context: inside it the folder is filled, at its end all ranks agree and rank 0 commits.
 
     Files may come by :meth:`write`, or from other code that writes into ``folder`` itself: what lies there at the end
     belongs to the checkpoint. All ranks must enter and leave it, and nothing inside may be collective. An error on
-    one rank is an error on all; nothing is committed then, and nothing older was harmed.
+    one rank is an error on all, a `StorageRefusedError` if nothing but the storage is to blame; nothing is committed
+    then, nothing older was harmed, and what was written is removed.
 
     With ``later`` the parts are copied instead, and written when training goes on.
     """
@@ -137,6 +165,9 @@ class CheckpointSave:
         is_committed = False
         try:
             is_committed = self._end(error)
+        except CheckpointError:
+            self._discard_on_rank_zero()
+            raise
         finally:
             self._ended(is_committed)
 
@@ -144,24 +175,26 @@ class CheckpointSave:
         """Commit, if no rank has an error; say whether it was done. An error of this rank goes on as it came."""
         if error is not None and not isinstance(error, Exception):
             return False  # an interrupt or an exit does not wait for other ranks
-        results = self._results_of_all(error)
-        failures = [f"rank {rank}: {text}" for rank, (_, text) in enumerate(results) if text is not None]
-        if failures and (error is None or isinstance(error, OSError | CheckpointError)):
-            raise CheckpointError(
+        results: list[_Result] = self._ranks.gather_object(_Result.of(self._written, error))
+        failures = [f"rank {rank}: {it.error}" for rank, it in enumerate(results) if it.error is not None]
+        if failures and (error is None or isinstance(error, OSError | CheckpointError) or is_refusal(error)):
+            kind = StorageRefusedError if all(it.is_refusal for it in results if it.error) else CheckpointError
+            raise kind(
                 f"{self.folder} could not be written ({'; '.join(failures)}). Older checkpoints are untouched."
             ) from error
         if error is not None:
+            self._discard_on_rank_zero()
             return False  # not raised here: its traceback would hold this frame, and the frame the error and the run
         if self._later is not None:
             self._later.start(self)
             return False
-        written = {path: one for files, _ in results for path, one in files.items()}
+        written = {path: one for result in results for path, one in result.written.items()}
         on_rank_zero(self._ranks, lambda: self.commit(written), place=self.folder)
         return True
 
-    def _results_of_all(self, error: Exception | None) -> list[tuple[dict[str, Written], str | None]]:
-        """Tell every rank what each has written, and its error in one line."""
-        return self._ranks.gather_object((self._written, None if error is None else text_of(error)))
+    def _discard_on_rank_zero(self) -> None:
+        if self._ranks.process_index == 0:
+            self.discard()
 
     def _all_files(self, written: dict[str, Written]) -> dict[str, FileRecord]:
         """Every file in the folder, with those that other code made or changed."""
@@ -189,7 +222,14 @@ def begin_folder(storage: Storage, folder: str, *, run_id: str, step: int) -> No
     """
     if not is_url(folder) and os.path.islink(folder):
         storage.delete(folder)
-    storage.write(join(folder, INCOMPLETE), [dump_json({"run_id": run_id, "step": step})])
+    mark = join(folder, INCOMPLETE)
+    try:
+        storage.write(mark, [dump_json({"run_id": run_id, "step": step})])
+    except OSError:
+        with suppress(OSError):  # the first error says what is wrong
+            is_empty = all(entry.name == INCOMPLETE for entry in storage.list(folder))
+            storage.delete(folder if is_empty else mark)
+        raise
     empty_folder(storage, folder)
 
 
@@ -234,11 +274,12 @@ def on_rank_zero(ranks: Ranks, action: Callable[[], Any], *, place: str) -> Any:
             result = action()
         except Exception as caught:  # raised below, when the other ranks know and no longer wait
             error = caught
-    failure = None if error is None else (type(error), text_of(error))
+    is_refused = error is not None and is_refusal(error)
+    failure = None if error is None else (StorageRefusedError if is_refused else type(error), text_of(error))
     result, failure = ranks.broadcast_object((result, failure))
     try:
-        if isinstance(error, OSError):
-            raise CheckpointError(f"{place}: {text_of(error)}") from error
+        if error is not None and is_refused and not isinstance(error, StorageRefusedError):
+            raise StorageRefusedError(f"{place}: {text_of(error)}") from error
         if error is not None:
             raise error
     finally:
@@ -247,6 +288,13 @@ def on_rank_zero(ranks: Ranks, action: Callable[[], Any], *, place: str) -> Any:
         kind, text = failure
         raise kind(text) if issubclass(kind, CheckpointError) else CheckpointError(f"On rank 0: {text}")
     return result
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether the storage is to blame, directly or through a library that wraps what the system said."""
+    if isinstance(error, CheckpointError):
+        return isinstance(error, StorageRefusedError)
+    return isinstance(error, OSError) or bool(_SYSTEM_ERROR.search(str(error)))
 
 
 def text_of(error: BaseException) -> str:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from hftrain.trainer.background import in_background_if_wanted, settle
+from hftrain.checkpoint.saving import StorageRefusedError
+from hftrain.trainer.background import go_on_without, in_background_if_wanted, settle
 from hftrain.trainer.counters import settle_counts
 from hftrain.trainer.overrides import is_replaced
 from hftrain.trainer.stepping import check_share, warn_if_count_is_ignored
@@ -94,15 +95,26 @@ class TrainerActions:
     def save(self) -> None:
         """Call `Trainer._save_checkpoint`; listeners hear of it once it is committed, now or after a later step.
 
-        Listeners may change what was committed.
+        Listeners may change what was committed. A storage that refused is a warning, and the next save tries again.
         """
         trainer = self._trainer
         settle_counts(trainer)
         settle(trainer, wait=True)
         if trainer._interrupts is not None:
             trainer._interrupts.note_save(trainer.state.global_step)
-        with in_background_if_wanted(trainer):
-            trainer._save_checkpoint(trainer.model, None)
+        trainer._best_before_save = trainer.state.best_model_checkpoint
+        try:
+            with in_background_if_wanted(trainer):
+                trainer._save_checkpoint(trainer.model, None)
+            self._tell()
+        except StorageRefusedError as error:
+            trainer.control.should_save = False
+            if trainer._interrupts is not None:
+                trainer._interrupts.saved_step = None
+            go_on_without(trainer, error)
+
+    def _tell(self) -> None:
+        trainer = self._trainer
         if trainer._checkpoints is not None and trainer._checkpoints.background.is_writing:
             trainer.control.should_save = False
             return

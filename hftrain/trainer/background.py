@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from hftrain.checkpoint.background import InBackground
-from hftrain.checkpoint.background_write import Outcome
-from hftrain.checkpoint.storage import name_of
 from hftrain.core.runner import LoopRunner
-from hftrain.errors import TrainingInterrupted
+from hftrain.errors import CheckpointError, TrainingInterrupted
 from hftrain.hardware.host_memory import free_host_bytes
 from hftrain.hardware.notes import notes_of_run
 from hftrain.trainer.model_files import has_adapters
@@ -63,7 +61,9 @@ def settle(trainer: SaveMethods, *, wait: bool = False) -> None:
     if outcome is None:
         return
     if outcome.error is not None:
-        _go_on_without(trainer, outcome)
+        if not outcome.is_refusal:
+            raise outcome.error
+        go_on_without(trainer, outcome.error)
         return
     if is_overridden(type(trainer), "_rotate_checkpoints") and trainer._running_engine().is_world_process_zero:
         trainer._rotate_checkpoints(use_mtime=True, output_dir=trainer._get_output_dir())
@@ -102,20 +102,26 @@ def writes_settled(trainer: SaveMethods) -> Iterator[None]:
 def _end_of_saves(trainer: SaveMethods) -> None:
     settle(trainer, wait=True)
     assert trainer._checkpoints is not None  # set for the duration of train
-    if trainer._checkpoints.background.unmended is not None:
-        raise trainer._checkpoints.background.unmended
+    saves = trainer._checkpoints.background
+    error, saves.unmended = saves.unmended, None
+    try:
+        if error is not None:
+            raise error
+    finally:
+        del error  # its traceback holds this frame: a cycle that would keep the whole run alive
 
 
-def _go_on_without(trainer: SaveMethods, outcome: Outcome) -> None:
-    """Warn that a save failed; the next one tries again. Raises the error if no storage is to blame."""
-    assert outcome.error is not None  # the caller checks
-    if not outcome.is_refusal:
-        raise outcome.error
-    best = trainer.state.best_model_checkpoint
-    if best is not None and name_of(best) == name_of(outcome.folder):
-        trainer.state.best_model_checkpoint = None
+def go_on_without(trainer: SaveMethods, error: CheckpointError) -> None:
+    """Warn that the storage refused a save; the next one tries again, and at the end `writes_settled` raises this."""
+    assert trainer._checkpoints is not None  # set for the duration of train
+    trainer._checkpoints.background.unmended = error
+    trainer.state.best_model_checkpoint = trainer._best_before_save
     if trainer._running_engine().is_world_process_zero:
-        logger.warning("%s Training goes on, and the next save tries again.", outcome.error)
+        logger.warning("%s Training goes on, and the next save tries again.", str(error))
+    link: BaseException | None = error
+    while link is not None:  # it is kept, and would keep alive whatever the frames that it passed hold
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
 
 
 def settling(trainer: SaveMethods, react: Callable[[LoopRunner], None] | None) -> Callable[[LoopRunner], None] | None:

@@ -131,7 +131,7 @@ class Trainer(LaterMethods):
 
     def _start_without_a_run(self) -> None:
         """Set what belongs to a run, before there is one."""
-        self._engine = self._runner = self._checkpoints = self._loaded_checkpoint = None
+        self._engine = self._runner = self._checkpoints = self._loaded_checkpoint = self._best_before_save = None
         self._stages_set_up, self._kept_loaders = set(), {}
         self.run_id = self.hp_name = self.hub_model_id = self._signature_columns = None
         self.model_preparation_time = self.jit_compilation_time = self._ignore_keys_for_eval = None

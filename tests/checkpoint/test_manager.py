@@ -17,6 +17,7 @@ import torch
 from hftrain.checkpoint.contents import rng_part
 from hftrain.checkpoint.examine import protect
 from hftrain.checkpoint.reader import open_checkpoint, read_model
+from hftrain.checkpoint.saving import StorageRefusedError
 from hftrain.checkpoint.storage import LocalStorage, Written
 from hftrain.errors import CheckpointError, TornCheckpointError
 from tests.checkpoint.kit import manager, parts, save, thread_ranks
@@ -264,8 +265,9 @@ def test_an_error_on_one_rank_is_an_error_on_all_and_nothing_is_committed(tmp_pa
         manager(tmp_path, ranks=rank, storage=storage).save(1, [*parts(), random], epoch=0, samples=4)
 
     errors = on_ranks(2, task)
-    assert [type(error) for error in errors] == [CheckpointError] * 2
+    assert [type(error) for error in errors] == [StorageRefusedError] * 2
     assert all("rank 1: OSError" in str(error) for error in errors)
+    assert not (tmp_path / "checkpoint-1").exists()
     assert manager(tmp_path).committed() == []
 
 

@@ -71,15 +71,18 @@ def test_a_link_in_the_folder_is_not_part_of_it(tmp_path: Path) -> None:
 def test_a_file_that_other_code_removed_stops_the_commit(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"lacks model\.safetensors at its commit"):
         filled(tmp_path, lambda save: Path(save.folder, "model.safetensors").unlink())
-    assert status(tmp_path / "checkpoint-1") is Status.TORN
+    assert not (tmp_path / "checkpoint-1").exists()
 
 
-@pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt()])
-def test_an_error_of_other_code_is_passed_on_and_nothing_is_committed(tmp_path: Path, error: BaseException) -> None:
+@pytest.mark.parametrize(("error", "is_left"), [(ValueError("mine"), False), (KeyboardInterrupt(), True)])
+def test_an_error_of_other_code_is_passed_on_and_nothing_is_committed(
+    tmp_path: Path, error: BaseException, is_left: bool
+) -> None:
     with pytest.raises(type(error)) as caught:
         filled(tmp_path, raising(error))
     assert caught.value is error
     assert status(tmp_path / "checkpoint-1") is Status.TORN
+    assert (tmp_path / "checkpoint-1").exists() is is_left
 
 
 def test_an_error_on_one_rank_is_an_error_on_all(tmp_path: Path) -> None:
