@@ -14,6 +14,7 @@ from torch.utils.data import Sampler
 from hftrain.data.dealing import Deal, Tail, length_of
 from hftrain.data.dispatch import Exchange
 from hftrain.data.lengths import LengthGroupedSampler
+from hftrain.data.reseeding import PlacedIndices, epoch_key
 from hftrain.errors import DataError
 
 
@@ -63,6 +64,7 @@ class DealtSampler(Sampler[Any]):
         self._seeded = give_generator(source, seed) if is_seeded else None
         self._drawn: dict[str, Any] | None = None
         self._draw_again: dict[str, Any] | None = None
+        self._epoch = 0
         self._samples_done = 0
         self._num_real: list[int] = []
         self._units: Iterator[Any] | None = None
@@ -70,7 +72,7 @@ class DealtSampler(Sampler[Any]):
 
     def set_position(self, epoch: int, samples_done: int = 0) -> None:
         """Start the next iteration in ``epoch``, behind ``samples_done`` units of all ranks together."""
-        self._samples_done = samples_done
+        self._epoch, self._samples_done = epoch, samples_done
         for sampler in _levels(self.sampler):
             if callable(set_epoch := getattr(sampler, "set_epoch", None)):
                 set_epoch(epoch)
@@ -126,6 +128,7 @@ class DealtSampler(Sampler[Any]):
         return self._batches() if self.batch_size is not None else self._ready_units()
 
     def _batches(self) -> Iterator[list[Any]]:
+        position, key = self._samples_done + self._deal.low, epoch_key(self.seed, self._epoch)
         for part, num_real in self._parts():
             if isinstance(part[0], (list, tuple)):
                 raise DataError(
@@ -133,12 +136,16 @@ class DealtSampler(Sampler[Any]):
                     f"Return it as the batch_sampler of a DataLoader (get_train_dataloader), not as a sampler."
                 )
             self._num_real.append(num_real)
-            yield part
+            yield PlacedIndices(part, key=key, position=position)
+            position += self.round_size
 
     def _ready_units(self) -> Iterator[Any]:
+        number, key = self._samples_done + self._deal.low, epoch_key(self.seed, self._epoch)
         for part, num_real in self._parts():
             self._num_real.append(num_real and _size_of(part[0]))
-            yield part[0] if num_real else _first_of(part[0])
+            unit = part[0] if num_real else _first_of(part[0])
+            yield PlacedIndices(unit, key=key, position=number << _UNIT) if type(unit) is list else unit
+            number += self.round_size
 
     def _parts(self) -> Iterator[tuple[list[Any], int]]:
         self.start()
@@ -202,6 +209,8 @@ def _one_behind(parts: Iterator[Any]) -> Iterator[Any]:
 
 
 _END = object()
+_UNIT = 24
+"""Bits for the samples of a batch whose size is not known beforehand."""
 
 
 def _levels(source: Any) -> Iterator[Any]:
