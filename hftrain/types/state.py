@@ -78,12 +78,15 @@ class TrainerState:
         callbacks: Any = self.stateful_callbacks or {}
         self.stateful_callbacks = callbacks if isinstance(callbacks, dict) else export_states(callbacks)
 
+    def to_json(self) -> str:
+        """Return every field as the text of ``trainer_state.json``."""
+        return json.dumps(asdict(self), indent=2, sort_keys=True, default=_plain_number) + "\n"
+
     def save_to_json(self, json_path: str | os.PathLike[str]) -> None:
         """Write every field to ``json_path``: an existing file stays whole until the new one is complete."""
-        text = json.dumps(asdict(self), indent=2, sort_keys=True, default=_plain_number) + "\n"
         path = Path(json_path)
         unfinished = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-        unfinished.write_text(text, encoding="utf-8")
+        unfinished.write_text(self.to_json(), encoding="utf-8")
         os.replace(unfinished, path)
 
     @classmethod
