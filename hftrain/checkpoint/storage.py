@@ -19,6 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol
 
+from hftrain.checkpoint.disk import DiskFile
 from hftrain.errors import ConfigurationError, UnsafeCheckpointError
 
 if TYPE_CHECKING:
@@ -99,8 +100,8 @@ class LocalStorage:
         _make_folders(folder)
         if os.path.islink(path):
             os.unlink(path)
-        with open(path, "wb") as file:
-            written = hashed(chunks, file.write, lambda: _flush_to_disk(file))
+        with DiskFile(path) as file:
+            written = hashed(chunks, file.write, file.flush)
             changed_ns = os.fstat(file.fileno()).st_mtime_ns
         _fsync_folder(folder)
         return replace(written, changed_ns=changed_ns)
@@ -250,11 +251,6 @@ def hashed(chunks: Iterable[Buffer], write: Callable[[Buffer], object], flush: C
                 num_behind -= done
         flush()
     return Written(num_bytes=num_bytes, sha256=digest.hexdigest())
-
-
-def _flush_to_disk(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _make_folders(folder: str) -> None:
