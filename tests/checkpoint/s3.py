@@ -1,0 +1,29 @@
+"""A local S3: moto's server in a thread of this process."""
+
+from __future__ import annotations
+
+import functools
+import uuid
+
+import fsspec
+import pytest
+
+
+@functools.cache
+def _server() -> object:
+    pytest.importorskip("s3fs")
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    fsspec.config.conf["s3"] = {"endpoint_url": f"http://{host}:{port}", "key": "test", "secret": "test"}
+    return server
+
+
+def new_bucket() -> str:
+    """Make an empty bucket on the local server, started when the first one is asked for."""
+    _server()
+    name = f"bucket-{uuid.uuid4().hex}"
+    fsspec.filesystem("s3").mkdir(name)
+    return f"s3://{name}"
