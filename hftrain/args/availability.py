@@ -68,7 +68,6 @@ REFUSED: Mapping[str, Row] = {
     "report_to": Row("Set report_to='none', and log from a callback's on_log.", unset=([],)),
     "ray_scope": Row("Leave it out; only a search with Ray reads it.", unset=(None,)),
     # our own
-    "save_keep_every_steps": Row("Set save_total_limit=None to keep all checkpoints."),
     "tracker_errors": Row("Leave it out; there are no trackers."),
     "tracker_close_s": Row("Leave it out; there are no trackers."),
     "report": Row("Leave it out."),

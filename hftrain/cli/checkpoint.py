@@ -13,9 +13,9 @@ from typing import Any
 
 from hftrain.checkpoint.catalog import CheckpointFolder, Status
 from hftrain.checkpoint.examine import Fault, best_of, checkpoints_at, faults, protect, unlisted_files
-from hftrain.checkpoint.layout import parse_time
+from hftrain.checkpoint.layout import parse_time, size_text
 from hftrain.checkpoint.storage import plain_path, storage_for
-from hftrain.cli.output import Output, counted, size_text, table
+from hftrain.cli.output import Output, counted, table
 from hftrain.errors import CheckpointNotFoundError
 
 TARGETS = ("transformers",)

@@ -11,8 +11,6 @@ from typing import Any
 
 from hftrain.errors import HftrainError
 
-_UNITS = ("bytes", "kB", "MB", "GB", "TB")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
@@ -54,14 +52,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collec
         ).rstrip()
         for line in lines
     )
-
-
-def size_text(num_bytes: int) -> str:
-    """A number of bytes for a person: ``"1.2 GB"`` is 1.2 * 10**9."""
-    size, unit = float(num_bytes), 0
-    while size >= 999.95 and unit < len(_UNITS) - 1:
-        size, unit = size / 1000, unit + 1
-    return f"{size:.1f} {_UNITS[unit]}" if unit else f"{num_bytes} {_UNITS[0]}"
 
 
 def counted(number: int, noun: str) -> str:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from hftrain.checkpoint.background import InBackground
+from hftrain.checkpoint.layout import size_text
+from hftrain.checkpoint.space import num_bytes
 from hftrain.core.runner import LoopRunner
 from hftrain.errors import CheckpointError, TrainingInterrupted
 from hftrain.hardware.host_memory import free_host_bytes
 from hftrain.hardware.notes import notes_of_run
-from hftrain.trainer.model_files import has_adapters
+from hftrain.trainer.model_files import saved_tensors
 from hftrain.trainer.overrides import is_overridden, is_replaced
 from hftrain.types.choices import Event
 
@@ -170,7 +170,7 @@ def _why_at_once(trainer: SaveMethods) -> str | None:
     if free is None:
         return "nothing says how much memory is free"
     if free + held <= 2 * needed:
-        return f"free memory ({_gb(free + held)}) is not above twice what would be copied ({_gb(needed)})"
+        return f"free memory ({size_text(free + held)}) is not above twice what would be copied ({size_text(needed)})"
     return None
 
 
@@ -179,16 +179,10 @@ def _bytes_to_copy(trainer: SaveMethods) -> int:
     engine, runner = trainer._running_engine(), trainer._runner
     if not engine.is_world_process_zero:
         return 0
-    model, is_partial = trainer.model, has_adapters(trainer.model)
-    num_bytes = _num_bytes(it for it in model.parameters() if it.requires_grad or not is_partial)
-    num_bytes += 0 if is_partial else _num_bytes(model.buffers())
-    if runner is None or trainer.args.save_only_model:
-        return num_bytes
-    return num_bytes + sum(_num_bytes(state.values()) for state in runner.optimizer.state.values())
-
-
-def _num_bytes(values: Iterable[Any]) -> int:
-    return sum(value.numel() * value.element_size() for value in values if isinstance(value, Tensor))
+    copied: list[Any] = list(saved_tensors(trainer.model))
+    if runner is not None and not trainer.args.save_only_model:
+        copied += (value for state in runner.optimizer.state.values() for value in state.values())
+    return num_bytes(copied)
 
 
 def _say_once(trainer: SaveMethods, reason: str) -> None:
@@ -205,7 +199,3 @@ def _is_ours(method: Callable[..., Any]) -> bool:
     """Whether a listener is part of hftrain or its plugins, which are told when files are committed."""
     package = getattr(method, "__module__", "").partition(".")[0]
     return package == "hftrain" or package.startswith("hftrain_")
-
-
-def _gb(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:.3g} GB"

@@ -34,6 +34,7 @@ from hftrain.trainer.preemption import (
     unfinished_of,
     without_open_step,
 )
+from hftrain.trainer.preflight import refuse_lack_of_space
 from hftrain.trainer.reactions import reactions_of
 from hftrain.trainer.resuming import position_after, position_from, state_from
 from hftrain.trainer.run_length import horizon_from, horizon_of, training_source
@@ -78,6 +79,7 @@ def fit(trainer: Trainer, resume_from: bool | str | None) -> TrainOutput:
     with accumulation_restored(trainer), memory as add_memory, interruptible(trainer) as interrupts:
         resume = _prepare(trainer, resume_from)
         runner = _runner(trainer, resume)
+        refuse_lack_of_space(trainer, runner.optimizer)
         trainer._runner = runner
         started, first_step = time.time(), trainer.state.global_step
         with (

@@ -158,6 +158,13 @@ def _tied_names(model: nn.Module, names: Iterable[str]) -> set[str]:
     return {name for name in names if any(re.search(pattern, name) for pattern in patterns)}
 
 
+def saved_tensors(model: nn.Module) -> list[Tensor]:
+    """Return the tensors that are saved of a model: of one with adapters what trains, else all."""
+    if has_adapters(model):
+        return [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [value for value in model.state_dict().values() if isinstance(value, Tensor)]
+
+
 # ---- loading ----------------------------------------------------------------------------------------
 
 

@@ -15,13 +15,13 @@ from hftrain.errors import ConfigurationError
 from hftrain.hardware.seeding import rng_state, set_rng_state
 from hftrain.trainer.eval_methods import EvalMethods
 from hftrain.trainer.model_files import LoadResult, load_weights, merged, model_parts, processing_parts
+from hftrain.trainer.preflight import problem_with_writing
 from hftrain.trainer.saving import (
     arguments_part,
     begin_checkpoint,
     data_document,
     differing_arguments,
     note_state,
-    problem_with_writing,
     progress_parts,
     write_parts,
 )
@@ -260,6 +260,7 @@ class SaveMethods(EvalMethods):
             run_id=self.run_id or "",
             ranks=self._running_engine(),
             save_total_limit=self.args.save_total_limit,
+            keep_every_steps=self.args.save_keep_every_steps,
             max_shard_size=self.args.max_shard_size,
             verify=cast("Verification", self.args.verify_checkpoint),
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hftrain._version import __version__
 from hftrain.checkpoint.contents import Part, document_part
 from hftrain.checkpoint.layout import checkpoint_name
-from hftrain.checkpoint.storage import join, storage_for
+from hftrain.checkpoint.storage import join
 from hftrain.checkpoint.writer import write_folder
 from hftrain.trainer.background import settle
 from hftrain.trainer.preemption import stopped_parts
@@ -137,15 +136,3 @@ def _steps(value: float | None, max_steps: int) -> int | None:
     if value is None:
         return None
     return math.ceil(max_steps * value) if value < 1 else int(value)
-
-
-def problem_with_writing(folder: str) -> str | None:
-    """Return why nothing can be written into a folder; None if it can."""
-    probe = join(folder, f".writable-{os.getpid()}")
-    try:
-        storage = storage_for(folder)
-        storage.write(probe, [b""])
-        storage.delete(probe)
-    except Exception as error:  # whatever the storage raises: an unknown protocol, a missing driver, no credentials
-        return f"{type(error).__name__}: {error}"
-    return None

@@ -175,7 +175,6 @@ REFUSED_EXAMPLES: dict[str, object] = {
     "use_liger_kernel": True,
     "liger_kernel_config": {"rope": True},
     # hftrain's own
-    "save_keep_every_steps": 1000,
     "tracker_errors": "raise",
     "tracker_close_s": 5,
     "report": "html",

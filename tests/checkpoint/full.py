@@ -1,13 +1,18 @@
-"""A disk that has so many bytes and then no more."""
+"""Disks that have so many bytes and then no more: one that says so, and a real one."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+import shutil
+import subprocess
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from hftrain.checkpoint.storage import LocalStorage, Written
 
@@ -45,3 +50,19 @@ class FullDisk(LocalStorage):
                 raise OSError(self.code, os.strerror(self.code))
             free = None if free is None else free - len(raw)
             yield chunk
+
+
+@contextmanager
+def small_disk(folder: Path, *, num_bytes: int, options: str = "") -> Iterator[Path]:
+    """Mount a file system of so many bytes at a folder; skips the test where that is not allowed."""
+    if shutil.which("mount") is None:
+        pytest.skip("there is no mount command")
+    folder.mkdir(parents=True, exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={num_bytes}{options}", "tmpfs", str(folder)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"a file system cannot be mounted here: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)

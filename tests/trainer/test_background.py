@@ -136,7 +136,7 @@ def test_what_watches_a_save_has_it_written_at_once_and_the_reason_is_said_once(
     assert reason in caplog.text
 
 
-@pytest.mark.parametrize(("free", "reason"), [(10, "free memory (1e-08 GB)"), (None, "how much memory is free")])
+@pytest.mark.parametrize(("free", "reason"), [(10, "free memory (10 bytes)"), (None, "how much memory is free")])
 def test_without_memory_for_the_copy_it_is_written_at_once(
     tmp_path: Path,
     disk: SlowDisk,

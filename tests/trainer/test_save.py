@@ -60,6 +60,12 @@ def test_the_limit_keeps_the_newest(tmp_path: Path) -> None:
     assert checkpoints(tmp_path) == ["checkpoint-15", "checkpoint-16"]
 
 
+def test_every_so_many_steps_a_checkpoint_stays_beside_the_newest(tmp_path: Path) -> None:
+    changes = {"save_strategy": "steps", "save_steps": 3, "save_total_limit": 1, "save_keep_every_steps": 6}
+    trainer(tmp_path, **changes).train()
+    assert checkpoints(tmp_path) == ["checkpoint-6", "checkpoint-12", "checkpoint-16"]
+
+
 class Scripted(Fit):
     """Its evaluation loss is what a list says, one entry an evaluation."""
 
