@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
 
 from hftrain.checkpoint.saving import is_refusal
-from hftrain.checkpoint.storage import Entry, Storage, Written
+from hftrain.checkpoint.storage import Entry, Repeatable, Storage, Written
 from hftrain.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -251,7 +251,8 @@ class StoppableStorage:
 
     def write(self, path: str, chunks: Iterable[Buffer]) -> Written:
         """Write a file, as far as it is wanted."""
-        return self._storage.write(path, self._wanted(chunks))
+        wanted = self._wanted(chunks) if iter(chunks) is chunks else Repeatable(lambda: self._wanted(chunks))
+        return self._storage.write(path, wanted)
 
     def list(self, path: str) -> tuple[Entry, ...]:
         """List a folder."""

@@ -66,7 +66,7 @@ class PatientStorage:
         found: Entry | None = None
         for wait_s in ARRIVAL_WAITS_S:
             time.sleep(wait_s)
-            found = next((it for it in self._inner.list(folder_of(path)) if it.name == name_of(path)), None)
+            found = next((it for it in self.list(folder_of(path)) if it.name == name_of(path)), None)
             if found is not None and found.num_bytes == written.num_bytes:
                 return written
         there = "it is not there" if found is None else f"it has {found.num_bytes} bytes"
