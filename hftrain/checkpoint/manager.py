@@ -128,7 +128,9 @@ class CheckpointManager:
         if self._on_rank_zero(lambda: self._stays_as_it_is(folder, loaded, step, samples)):
             return None
         self._known.pop(name, None)
-        self._on_rank_zero(lambda: begin_folder(self._storage, folder, run_id=self.run_id, step=step))
+        on_rank_zero(
+            self._ranks, lambda: begin_folder(self._storage, folder, run_id=self.run_id, step=step), place=folder
+        )
         parts = self.background.stage(self._max_shard_bytes)
         self._open_save = CheckpointSave(
             folder,

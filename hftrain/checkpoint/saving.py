@@ -20,8 +20,8 @@ from hftrain.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
-_SYSTEM_ERROR = re.compile(r"\(os error \d+\)")
-"""So Rust's libraries end what the system told them; safetensors' own error is no OSError."""
+_SYSTEM_ERROR = re.compile(r"\(os error \d+\)|inline_container\.cc")
+"""So safetensors and torch.save, whose errors are no OSError, say that the system would not write."""
 
 
 class StorageRefusedError(CheckpointError):
@@ -279,7 +279,7 @@ def on_rank_zero(ranks: Ranks, action: Callable[[], Any], *, place: str) -> Any:
     result, failure = ranks.broadcast_object((result, failure))
     try:
         if error is not None and is_refused and not isinstance(error, StorageRefusedError):
-            raise StorageRefusedError(f"{place}: {text_of(error)}") from error
+            raise StorageRefusedError(f"{place}: {text_of(error)}.") from error
         if error is not None:
             raise error
     finally:

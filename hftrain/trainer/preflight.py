@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hftrain.checkpoint.layout import size_text
 from hftrain.checkpoint.space import MARGIN, free_bytes, num_bytes, optimizer_bytes
 from hftrain.checkpoint.storage import join, storage_for
-from hftrain.errors import ConfigurationError
+from hftrain.errors import ConfigurationError, HftrainError
 from hftrain.trainer.model_files import saved_tensors
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def problem_with_writing(folder: str) -> str | None:
             raise
         storage.delete(probe)
     except Exception as error:  # whatever the storage raises: an unknown protocol, a missing driver, no credentials
-        return f"{type(error).__name__}: {error}"
+        return str(error).rstrip(".") if isinstance(error, HftrainError) else f"{type(error).__name__}: {error}"
     return None
 
 
