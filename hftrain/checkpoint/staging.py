@@ -50,7 +50,9 @@ class HostBuffers:
         """Take memory for copies of these, in a thread, if there is none yet: the first save need not wait for it."""
         if self._held or self._reserving is not None:
             return
-        wanted = [_kind_of(tensor) for tensor in tensors if tensor.layout == torch.strided]  # the tensors are let go
+        strided = [tensor for tensor in tensors if tensor.layout == torch.strided]
+        # One for those that share memory, as they are saved once. The tensors themselves are let go.
+        wanted = [kind for _, kind in dict.fromkeys((tensor.data_ptr(), _kind_of(tensor)) for tensor in strided)]
         self._reserve = {kind: [] for kind in wanted}
         # A daemon: nobody waits for it at the end.
         self._reserving = threading.Thread(

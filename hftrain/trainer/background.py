@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from hftrain.checkpoint.background import InBackground
 from hftrain.checkpoint.layout import size_text
 from hftrain.checkpoint.space import num_bytes
@@ -129,12 +131,27 @@ def settling(trainer: SaveMethods, react: Callable[[LoopRunner], None] | None) -
     if trainer.args.save_async is False:
         return react
     then = react or LoopRunner.react
+    is_first = True
 
     def settle_and_react(runner: LoopRunner) -> None:
+        nonlocal is_first
         settle(trainer)
+        if is_first:
+            is_first = False
+            _reserve_memory(trainer)
         then(runner)
 
     return settle_and_react
+
+
+def _reserve_memory(trainer: SaveMethods) -> None:
+    """Begin to take the memory for copies, when the first step has made the optimizer's state. No collective."""
+    args = trainer.args
+    is_saving = args.save_strategy != "no" or args.save_minutes is not None
+    if not is_saving or trainer._checkpoints is None or not trainer._running_engine().is_world_process_zero:
+        return
+    if args.save_async or _why_at_once(trainer) is None:
+        trainer._checkpoints.background.reserve(_tensors_to_copy(trainer))
 
 
 def _how_to_write(trainer: SaveMethods) -> InBackground | None:
@@ -165,8 +182,8 @@ def _why_at_once(trainer: SaveMethods) -> str | None:
     for name, method in trainer.callback_handler.listeners(Event.SAVE):
         if not _is_ours(method):
             return f"{name} has an on_save, which may count on files of the step that it is called at"
-    needed, held = _bytes_to_copy(trainer), trainer._checkpoints.background.buffer_bytes if trainer._checkpoints else 0
-    free = free_host_bytes()
+    needed, free = num_bytes(_tensors_to_copy(trainer)), free_host_bytes()
+    held = trainer._checkpoints.background.buffer_bytes if trainer._checkpoints else 0
     if free is None:
         return "nothing says how much memory is free"
     if free + held <= 2 * needed:
@@ -174,15 +191,15 @@ def _why_at_once(trainer: SaveMethods) -> str | None:
     return None
 
 
-def _bytes_to_copy(trainer: SaveMethods) -> int:
-    """Return how large the copies on this rank would be: rank 0 copies model and optimizer."""
-    engine, runner = trainer._running_engine(), trainer._runner
-    if not engine.is_world_process_zero:
-        return 0
+def _tensors_to_copy(trainer: SaveMethods) -> list[Tensor]:
+    """Return what this rank would copy, small things apart: rank 0 copies model and optimizer."""
+    runner = trainer._runner
+    if not trainer._running_engine().is_world_process_zero:
+        return []
     copied: list[Any] = list(saved_tensors(trainer.model))
     if runner is not None and not trainer.args.save_only_model:
         copied += (value for state in runner.optimizer.state.values() for value in state.values())
-    return num_bytes(copied)
+    return [value for value in copied if isinstance(value, Tensor)]
 
 
 def _say_once(trainer: SaveMethods, reason: str) -> None:

@@ -58,7 +58,7 @@ def reserved(buffers: HostBuffers) -> list[int]:
 
 def test_copies_lie_in_memory_that_was_reserved_for_their_like() -> None:
     buffers, tensors = HostBuffers(), {"w": torch.ones(200, 200), "v": torch.ones(200, 200), "other": torch.ones(40000)}
-    buffers.reserve(tensors.values())
+    buffers.reserve([*tensors.values(), tensors["w"]])
     places, held = reserved(buffers), buffers.num_bytes
     copies = staged(buffers, [model_part(tensors)]).parts[0].tensors
     assert {copy.data_ptr() for copy in copies.values()} == set(places)
