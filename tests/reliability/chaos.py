@@ -17,8 +17,8 @@ What must hold, else the exit code is 1:
     killed.
 
 Starting Python with torch takes 3 s and more, so the processes of the scenarios with one process are forked from this
-one, which has imported everything, has started no thread, and never computes with torch. Those with two processes are
-started by torchrun as anybody would.
+one, which has imported everything, has started no thread, and never computes with torch. For two processes what is
+forked is torchrun's agent, which forks the two; the scenario "torchrun" starts the command as anybody would.
 
 What this does not show: a kill is no power cut. What was written and not yet flushed to the disk outlives a kill.
 """
@@ -51,10 +51,12 @@ sys.path[:0] = [] if str(ROOT) in sys.path else [str(ROOT)]
 from hftrain.checkpoint.catalog import CheckpointFolder, Status, check_sums, scan  # noqa: E402
 from hftrain.checkpoint.storage import LocalStorage  # noqa: E402
 from hftrain.errors import TornCheckpointError  # noqa: E402
-from tests.reliability.chaos_run import NUM_STEPS, SAVE_STEPS, Aim, Board, Instant, Job, Note, train_and_exit  # noqa: E402
+from tests.reliability import chaos_run  # noqa: E402
+from tests.reliability.chaos_run import NUM_STEPS, SAVE_STEPS, Aim, Board, Instant, Job, Note  # noqa: E402
 
 LONGEST_S = 240.0
 """A process that takes longer hangs."""
+FAULTS = {"drop": 0.02, "truncate": 0.02, "refuse": 0.02, "delay_s": 0.002}
 SAME_FILES = ("model.safetensors", "optimizer.safetensors", "optimizer.json", "scheduler.json", "data.json")
 WORDS = {
     Instant.STARTING: "starting, nothing read yet",
@@ -85,7 +87,10 @@ class Scenario:
     """One way to run.
 
     Attributes:
-        share: of the kills of one process; 0 where ``kills`` says how many.
+        share: of the kills of one process on a good disk.
+        kills: where there is no share, how many there are beside 200 of those.
+        disk: "plain", "failing" or "full".
+        is_torchrun: whether the command is run, and not its agent forked.
     """
 
     name: str
@@ -95,6 +100,7 @@ class Scenario:
     kills: int = 0
     disk: str = "plain"
     processes: int = 1
+    is_torchrun: bool = False
 
 
 SCENARIOS = [
@@ -117,6 +123,49 @@ SCENARIOS = [
         what="two loader workers that augment",
         arguments={"save_async": False, "dataloader_num_workers": 2},
         share=0.1,
+    ),
+    Scenario(
+        name="failing",
+        what="a filesystem that drops, truncates, refuses and delays",
+        arguments={"save_async": True},
+        kills=20,
+        disk="failing",
+    ),
+    Scenario(
+        name="full",
+        what="a disk that is full for some steps",
+        arguments={"save_async": True},
+        kills=20,
+        disk="full",
+    ),
+    Scenario(
+        name="full-now",
+        what="the same, saving before it goes on",
+        arguments={"save_async": False},
+        kills=20,
+        disk="full",
+    ),
+    Scenario(
+        name="two",
+        what="two processes, one is killed",
+        arguments={"save_async": False},
+        kills=15,
+        processes=2,
+    ),
+    Scenario(
+        name="two-later",
+        what="the same, saving in the background",
+        arguments={"save_async": True},
+        kills=15,
+        processes=2,
+    ),
+    Scenario(
+        name="torchrun",
+        what="the same, by the command torchrun",
+        arguments={"save_async": True},
+        kills=4,
+        processes=2,
+        is_torchrun=True,
     ),
 ]
 
@@ -143,13 +192,23 @@ class Kill:
 
 @dataclass
 class Trial:
-    """One run, from its first start to its end."""
+    """One run, from its first start to its end.
+
+    Attributes:
+        leftovers: folders at the end that a run without kills does not leave.
+        expected: the step that the next start goes on from; None where nobody knows.
+        refused_saves: how many saves a bad disk refused.
+        refused_ends: how many of them were the last of a process, which was started once more.
+    """
 
     scenario: Scenario
     number: int
     kills: list[Kill] = field(default_factory=list)
     violations: list[str] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
+    expected: int | None = None
+    refused_saves: int = 0
+    refused_ends: int = 0
     took_s: float = 0.0
 
 
@@ -158,18 +217,19 @@ class Trial:
 
 @dataclass(frozen=True, kw_only=True)
 class End:
-    """How a start ended: killed by us, or by itself with an exit code."""
+    """How a start ended: killed by us, or by itself with an exit code; ``left`` are its processes that go on."""
 
     is_killed: bool
     code: int
+    took_s: float = 0.0
+    left: list[int] = field(default_factory=list)
 
 
-def start_forked(job: Job) -> End:
-    """Fork a run, kill it where it is aimed at, and say how it ended."""
+def start(job: Job, scenario: Scenario) -> End:
+    """Start a run, kill it where it is aimed at, wait for all of it to end, and say how it ended."""
+    began = time.monotonic()
     with the_line(job) as line:
-        pid = os.fork()
-        if pid == 0:
-            train_and_exit(job, 0)
+        pid = launch(job) if scenario.is_torchrun else fork(job, scenario.processes)
         ended = os.pidfd_open(pid)
         try:
             is_hanging = not wait_and_kill(job, line, ended)
@@ -177,7 +237,36 @@ def start_forked(job: Job) -> End:
         finally:
             os.close(ended)
     code = os.waitstatus_to_exitcode(status)
-    return End(is_killed=code == -signal.SIGKILL and not is_hanging, code=code)
+    if scenario.processes == 1:
+        return End(is_killed=code == -signal.SIGKILL and not is_hanging, code=code)
+    boards = [Board(job.board, rank) for rank in range(scenario.processes)]
+    left = [board[Note.PID] for board in boards if is_alive(board[Note.PID])]
+    for process in left:
+        signal_if_alive(process, signal.SIGKILL)
+    is_aimed = any(board[Note.AIMED] for board in boards)
+    return End(
+        is_killed=is_aimed and code != 0 and not is_hanging, code=code, left=left, took_s=time.monotonic() - began
+    )
+
+
+def fork(job: Job, processes: int) -> int:
+    pid = os.fork()
+    if pid == 0 and processes == 1:
+        chaos_run.train_and_exit(job, 0)
+    if pid == 0:
+        chaos_run.launch_and_exit(job, processes)
+    return pid
+
+
+def launch(job: Job) -> int:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    script = str(ROOT / "tests/reliability/chaos_run.py")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    said = os.open(f"{job.folder}/launcher.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    quiet = [(os.POSIX_SPAWN_DUP2, said, 1), (os.POSIX_SPAWN_DUP2, said, 2)]
+    pid = os.posix_spawn(sys.executable, [*command, script, job.to_json()], environment, file_actions=quiet)
+    os.close(said)
+    return pid
 
 
 def wait_and_kill(job: Job, line: int, ended: int) -> bool:
@@ -215,6 +304,14 @@ def signal_if_alive(pid: int, number: int) -> None:
         return
 
 
+def is_alive(pid: int) -> bool:
+    """Whether a process is there and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 # ---- one trial --------------------------------------------------------------------------------------
 
 
@@ -222,16 +319,19 @@ def run_trial(scenario: Scenario, number: int, *, seed: int, folder: Path, whole
     """Start, kill, start again, until it is done; and compare with the run that nobody killed."""
     choose = random.Random(f"{seed} {scenario.name} {number}")
     trial, began = Trial(scenario, number), time.monotonic()
-    job = new_job(scenario, folder)
+    job = job_on_disk(new_job(scenario, folder), scenario, choose, whole["num_bytes"])
     num_kills = choose.randint(3, 7)
     for start in range(40):
         aim = None
         if len(trial.kills) < num_kills and start < 3 * num_kills:
             aim = draw_aim(choose, trial, num_kills - len(trial.kills), usual_s=whole["took_s"])
-        if not start_once(trial, replace(job, aim=aim)):
+        faults = {**job.faults, "seed": start} if job.faults else {}
+        if not start_once(trial, replace(job, aim=aim, faults=faults)):
             break
     if not trial.violations:
-        compare(trial, folder, whole)
+        compare(trial, job, whole)
+    if os.path.ismount(f"{folder}/disk"):
+        subprocess.run(["umount", "--lazy", f"{folder}/disk"], check=True)
     trial.took_s = time.monotonic() - began
     return trial
 
@@ -241,6 +341,22 @@ def new_job(scenario: Scenario, folder: Path) -> Job:
     job = Job(folder=str(folder), output_dir=f"{folder}/run", arguments=scenario.arguments)
     Board(job.board, new=True)
     return job
+
+
+def job_on_disk(job: Job, scenario: Scenario, choose: random.Random, checkpoint_bytes: int) -> Job:
+    """Give a run the disk of its scenario."""
+    if scenario.disk == "failing":
+        return replace(job, output_dir=f"failing://{job.folder}/run", faults=FAULTS)
+    if scenario.disk != "full":
+        return job
+    disk, room = f"{job.folder}/disk", int(5.2 * checkpoint_bytes)
+    os.mkdir(disk)
+    first = choose.randint(2, 20)
+    job = replace(job, output_dir=f"{disk}/run", ballast=(f"{disk}/ballast", first, first + choose.randint(3, 8)))
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={room}", "chaos", disk], check=False)
+    if mounted.returncode == 0:
+        return job
+    return replace(job, output_dir=disk, room=room)  # only root may mount: a storage that refuses
 
 
 def draw_aim(choose: random.Random, trial: Trial, kills_left: int, *, usual_s: float) -> Aim:
@@ -256,56 +372,80 @@ def draw_aim(choose: random.Random, trial: Trial, kills_left: int, *, usual_s: f
         instants.remove(Instant.ENDING)
     if committed == NUM_STEPS:
         instants &= {Instant.STARTING, Instant.READING, Instant.ENDING}
-    instant = choose.choice([None, *sorted(instants)])
+    rank = choose.randrange(trial.scenario.processes)
+    if rank:
+        instants -= {Instant.MARKING, Instant.COMMITTING, Instant.UNMARKING, Instant.DELETING}  # rank 0 does these
+    timed = [None] if trial.scenario.processes == 1 else []
+    instant = choose.choice([*timed, *sorted(instants)])
     if instant is None:
         return Aim(delay_s=choose.uniform(0.1, 1.0) * usual_s * ahead / NUM_STEPS)
-    nth = 1 + int(PER_STEP.get(instant, 0.0) * ahead * choose.random())
+    often = PER_STEP.get(instant, 0.0) if not rank else min(PER_STEP.get(instant, 0.0), 1 / SAVE_STEPS)
+    nth = 1 + int(often * ahead * choose.random())
     delay_s = 0.0 if choose.random() < 0.4 else 10 ** choose.uniform(-4.0, -1.7)
-    return Aim(instant=instant, nth=nth, delay_s=delay_s, rank=choose.randrange(trial.scenario.processes))
+    return Aim(instant=instant, nth=nth, delay_s=delay_s, rank=rank)
 
 
 def start_once(trial: Trial, job: Job) -> bool:
     """Start once, and look at what it left; whether it is to be started again."""
-    board = Board(job.board)
-    board[Note.STARTED] = 0
-    board[Note.LOOP] = board[Note.FILES] = Instant.STARTING
-    end = start_forked(job)
-    if board[Note.STARTED] and trial.kills:
-        check_resume(trial, resumed=board[Note.RESUMED])
+    processes = trial.scenario.processes
+    boards = [Board(job.board, rank) for rank in range(processes)]
+    for board in boards:
+        board[Note.STARTED] = board[Note.AIMED] = 0
+        board[Note.LOOP] = board[Note.FILES] = Instant.STARTING
+    end = start(job, trial.scenario)
+    board = boards[0]
+    if end.left:
+        trial.violations.append(f"the launcher ended, and left the processes {end.left}")
+    resumed = board[Note.RESUMED]
+    if board[Note.STARTED] and trial.expected not in (None, resumed):
+        trial.violations.append(f"went on from step {resumed}, where step {trial.expected} was committed")
     if end.is_killed:
-        note_kill(trial, board, Path(job.folder))
+        killed = boards[job.aim.rank if job.aim is not None else 0]
+        note_kill(trial, killed.instant(), max(it[Note.STEP] for it in boards), job)
+    elif end.code != 0 and is_refused_end(job, boards[0]):
+        trial.refused_ends, trial.expected = trial.refused_ends + 1, None
+        return trial.refused_ends < 5
     elif end.code != 0:
         hint = " (killed: it hung)" if end.code == -signal.SIGKILL else ""
         trial.violations.append(f"a start ended with exit code {end.code}{hint}: {last_error(job)}")
     return end.is_killed and not trial.violations
 
 
-def check_resume(trial: Trial, *, resumed: int) -> None:
-    last = trial.kills[-1]
-    if resumed != last.committed:
-        trial.violations.append(f"went on from step {resumed}, where step {last.committed} was committed")
+def is_refused_end(job: Job, board: Board) -> bool:
+    """Whether a bad disk refused the last save of all, which is an error; the same command saves it then."""
+    is_end = board[Note.STARTED] and board[Note.STEP] == NUM_STEPS
+    return bool((job.faults or job.ballast) and is_end and "could not be written" in last_error(job))
 
 
-def note_kill(trial: Trial, board: Board, folder: Path) -> None:
+def note_kill(trial: Trial, instant: Instant, step: int, job: Job) -> None:
     """Look at the disk after a kill."""
-    step = max(board[Note.STEP], 0)
-    found = scan(LocalStorage(), str(folder / "run"))
+    if job.ballast is not None:
+        Path(job.ballast[0]).unlink(missing_ok=True)  # somebody made room before the run was started again
+    found = scan(LocalStorage(), job.place)
     whole = [it for it in found if it.status is Status.COMMITTED and is_whole(it)]
     torn = [it.step or 0 for it in found if it.status is Status.TORN]
     committed = max((it.step or 0 for it in whole), default=0)
     begun = max((it for it in torn if committed < it <= step), default=step)
     kill = Kill(
-        instant=board.instant(),
+        instant=instant,
         step=step,
         committed=committed,
-        allowed=SAVE_STEPS + (step - begun if trial.scenario.arguments["save_async"] else 0),
+        allowed=SAVE_STEPS + (step - begun if trial.scenario.arguments["save_async"] else 0) + steps_unsaved(job),
     )
     trial.kills.append(kill)
+    trial.expected = committed
     for it in found:
-        if it.status is Status.COMMITTED and it not in whole:
+        if it.status is Status.COMMITTED and it not in whole and not job.faults:
             trial.violations.append(f"{it.name} is committed, and its files are not those of its manifest")
     if kill.lost > kill.allowed:
         trial.violations.append(f"{kill.lost} steps are lost, {kill.allowed} may be; killed {WORDS[kill.instant]}")
+
+
+def steps_unsaved(job: Job) -> int:
+    """How many steps more may be lost because saves between them failed, as they had to."""
+    if job.faults:
+        return 2 * SAVE_STEPS
+    return 0 if job.ballast is None else job.ballast[2] - job.ballast[1] + SAVE_STEPS
 
 
 def is_whole(folder: CheckpointFolder) -> bool:
@@ -328,31 +468,36 @@ def last_error(job: Job) -> str:
 def train_whole(scenario: Scenario, folder: Path) -> dict[str, Any]:
     """Train once without a kill; what all trials of the scenario are compared with."""
     job, began = new_job(scenario, folder), time.monotonic()
-    end = start_forked(job)
+    end = start(job, scenario)
     if end.code != 0:
         raise SystemExit(f"{scenario.name}: without any kill it ended with exit code {end.code}: {last_error(job)}")
-    return {**outcome(folder), "took_s": time.monotonic() - began}
+    return {**outcome(job), "took_s": time.monotonic() - began}
 
 
-def outcome(folder: Path) -> dict[str, Any]:
-    result = json.loads((folder / "result.json").read_text())
-    found = scan(LocalStorage(), str(folder / "run"))
+def outcome(job: Job) -> dict[str, Any]:
+    result = json.loads(Path(job.result).read_text())
+    found = scan(LocalStorage(), job.place)
     result["folders"] = [it.name for it in found]
     result["files"] = {
         it.name: {name: record.sha256 for name, record in it.manifest.files.items() if name in SAME_FILES}
         for it in found
         if it.manifest is not None
     }
+    result["num_bytes"] = max(it.manifest.total_bytes for it in found if it.manifest is not None)
     return result
 
 
-def compare(trial: Trial, folder: Path, whole: dict[str, Any]) -> None:
-    ours = outcome(folder)
+def compare(trial: Trial, job: Job, whole: dict[str, Any]) -> None:
+    ours = outcome(job)
     trial.leftovers = sorted(set(ours["folders"]) - set(whole["folders"]))
     for name in ("weights", "training_loss", "rows", "best"):
         if ours[name] != whole[name]:
             trial.violations.append(f"final {name} are not those of the run that nobody killed")
+    trial.refused_saves = Path(job.errors(0)).read_text(errors="replace").count("the next save tries again")
+    is_bad_disk = bool(job.faults or job.ballast)  # where older saves may have been refused
     for name, files in whole["files"].items():
+        if is_bad_disk and name not in ours["files"] and name != f"checkpoint-{NUM_STEPS}":
+            continue
         if ours["files"].get(name) != files:
             trial.violations.append(f"{name} is not that of the run that nobody killed")
 
@@ -362,7 +507,7 @@ def compare(trial: Trial, folder: Path, whole: dict[str, Any]) -> None:
 
 def main() -> int:
     options = parse()
-    chosen = [it for it in SCENARIOS if not options.only or it.name in options.only]
+    chosen = [it for it in SCENARIOS if it.name in options.only and it.name not in options.without]
     folder = Path(tempfile.mkdtemp(prefix="chaos-", dir=options.dir))
     trials: list[Trial] = []
     began = time.monotonic()
@@ -370,7 +515,7 @@ def main() -> int:
     for scenario in chosen:
         whole = train_whole(scenario, folder / f"{scenario.name}-whole")
         preload(whole["modules"])
-        wanted = scenario.kills or round(options.kills * scenario.share / total)
+        wanted = round(options.kills * scenario.share / total) or max(1, scenario.kills * options.kills // 200)
         trials += run_scenario(scenario, wanted, options.seed, folder, whole)
     print(table(trials))
     print(summary(trials, time.monotonic() - began))
@@ -408,22 +553,29 @@ def preload(modules: list[str]) -> None:
 
 
 def table(trials: list[Trial]) -> str:
+    """Where the kills hit, by scenario."""
     names = list(dict.fromkeys(trial.scenario.name for trial in trials))
-    counts = Counter((kill.instant, trial.scenario.name) for trial in trials for kill in trial.kills)
+    hits = Counter((kill.instant, trial.scenario.name) for trial in trials for kill in trial.kills)
     early = Counter(trial.scenario.name for trial in trials for kill in trial.kills if not kill.committed)
-    rows = [["killed while", *names, "all"]]
-    for instant, words in WORDS.items():
-        numbers = [counts[instant, name] for name in names]
-        rows.append([words, *map(str, [*numbers, sum(numbers)])])
-    rows.append(
-        ["of these before the first commit", *map(str, [*(early[name] for name in names), sum(early.values())])]
-    )
-    totals = [sum(counts[instant, name] for instant in Instant) for name in names]
-    rows.append(["all", *map(str, [*totals, sum(totals)])])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) if not at else cell.rjust(width) for at, (cell, width) in
-             enumerate(zip(row, widths, strict=True))) for row in rows]  # fmt: skip
-    return "\n".join(["", lines[0], "-" * len(lines[0]), *lines[1:-2], "-" * len(lines[0]), *lines[-2:]])
+    kills = Counter(trial.scenario.name for trial in trials for _ in trial.kills)
+    refused = Counter({name: sum(it.refused_saves for it in trials if it.scenario.name == name) for name in names})
+    body = {words: [hits[instant, name] for name in names] for instant, words in WORDS.items()}
+    feet = {
+        "all kills": [kills[name] for name in names],
+        "  before the first commit": [early[name] for name in names],
+        "saves that the disk refused": [refused[name] for name in names],
+    }
+    first = max(map(len, [*body, *feet]))
+    widths = [max(6, len(name)) for name in [*names, "all"]]
+
+    def row(words: str, cells: list[Any]) -> str:
+        right = [str(cell).rjust(width) for cell, width in zip(cells, widths, strict=True)]
+        return "  ".join([words.ljust(first), *right])
+
+    head = row("killed while", [*names, "all"])
+    rows = [[row(words, [*counts, sum(counts)]) for words, counts in part.items()] for part in (body, feet)]
+    line = "-" * len(head)
+    return "\n".join(["", head, line, *rows[0], line, *rows[1]])
 
 
 def summary(trials: list[Trial], took_s: float) -> str:
@@ -432,16 +584,20 @@ def summary(trials: list[Trial], took_s: float) -> str:
     left = sum(bool(trial.leftovers) for trial in trials)
     most = max((kill.lost for kill in kills), default=0)
     most_allowed = max((kill.allowed for kill in kills), default=0)
+    ends = sum(trial.refused_ends for trial in trials)
     return (
-        f"\n{len(kills)} kills in {len(trials)} runs, {took_s:.0f} s: {len(bad)} violations; at most {most} steps trained "
-        f"again (save interval {SAVE_STEPS}, most allowed {most_allowed}); {left} runs ended with a folder too many."
+        f"\n{len(kills)} kills in {len(trials)} runs, {took_s:.0f} s: {len(bad)} violations; at most {most} steps "
+        f"trained again (save interval {SAVE_STEPS}, most allowed {most_allowed}); {left} runs ended with "
+        f"a folder too many; {ends} starts ended because a bad disk refused the last save."
     )
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--kills", type=int, default=200, help="of one process, over its scenarios (default: 200)")
-    parser.add_argument("--only", nargs="+", choices=[it.name for it in SCENARIOS], help="scenarios")
+    parser.add_argument("--kills", type=int, default=200, help="with one process, a good disk (default: 200)")
+    names = [it.name for it in SCENARIOS]
+    parser.add_argument("--only", nargs="+", choices=names, default=names, help="these scenarios")
+    parser.add_argument("--without", nargs="+", choices=names, default=[], help="not these")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dir", help="where the runs' folders go (default: the temporary folder)")
     return parser.parse_args()

@@ -14,6 +14,8 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from hashlib import sha256
@@ -22,9 +24,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.utils.data import Dataset
 
 from hftrain import DataModule, Trainer, TrainerCallback, TrainingArguments
+from hftrain.checkpoint import manager, patience
+from tests.checkpoint.failing import FailingFileSystem, Faults
+from tests.checkpoint.full import FullDisk
 from tests.reliability.train_small_task import small_data
 from tests.reliability.train_until_stopped import EvaluatedTask
 
@@ -54,6 +60,8 @@ class Note(IntEnum):
     STARTED = 2
     RESUMED = 3
     STEP = 4
+    AIMED = 5
+    PID = 6
 
 
 class Board:
@@ -102,6 +110,8 @@ class Job:
         output_dir: where the checkpoints go; a path or a URL.
         arguments: of TrainingArguments, beside the fixed ones.
         ballast: a file that fills the disk, from and up to these steps.
+        room: bytes of a disk that is made up; 0 for the disk that is there.
+        faults: of the filesystem, where ``output_dir`` is on the failing one.
     """
 
     folder: str
@@ -109,6 +119,8 @@ class Job:
     arguments: dict[str, Any] = field(default_factory=dict)
     aim: Aim | None = None
     ballast: tuple[str, int, int] | None = None
+    room: int = 0
+    faults: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -121,6 +133,11 @@ class Job:
             instant = None if aim["instant"] is None else Instant(aim["instant"])
             aim = Aim(**{**aim, "instant": instant})
         return cls(**fields, aim=aim, ballast=tuple(ballast) if ballast else None)
+
+    @property
+    def place(self) -> str:
+        """Where the checkpoints lie on this machine's disks."""
+        return self.output_dir.removeprefix("failing://")
 
     @property
     def board(self) -> str:
@@ -144,6 +161,7 @@ class Watch:
 
     def __init__(self, job: Job, rank: int) -> None:
         self.board = Board(job.board, rank)
+        self.board[Note.PID] = os.getpid()
         self._line = job.line
         self._aim = job.aim if job.aim is not None and job.aim.rank == rank else None
         self._num_seen = 0
@@ -160,6 +178,7 @@ class Watch:
         if self._num_seen != aim.nth:
             return
         self._aim = None
+        self.board[Note.AIMED] = 1
         if aim.delay_s == 0:
             os.kill(os.getpid(), signal.SIGKILL)
         line = os.open(self._line, os.O_WRONLY)
@@ -174,7 +193,7 @@ class Watch:
         """Be told by Python of what is about to be done."""
         if event not in ("open", "os.remove", "shutil.rmtree") or not isinstance(arguments[0], str):
             return
-        path = arguments[0]
+        path = arguments[0].removesuffix(".upload")  # of the failing filesystem
         folder, found, file = path.partition("/checkpoint-")
         step, _, name = file.partition("/")
         if not found or not step.isdigit():
@@ -184,9 +203,7 @@ class Watch:
             self._hear_removal(name, place)
         elif arguments[2] & (os.O_WRONLY | os.O_RDWR):
             self._hear_writing(name, place)
-        elif name and self.board[Note.LOOP] == Instant.STARTING:
-            self.enter(Instant.READING)
-        elif name and self.board[Note.LOOP] == Instant.READING:
+        elif name and self.board[Note.LOOP] in (Instant.STARTING, Instant.READING):
             self.enter(Instant.READING)
 
     def _hear_removal(self, name: str, place: str) -> None:
@@ -207,9 +224,9 @@ class Watch:
 class Noting(TrainerCallback):
     """Tells the board what the loop does, and fills the disk for a while."""
 
-    def __init__(self, watch: Watch, ballast: tuple[str, int, int] | None) -> None:
+    def __init__(self, watch: Watch, job: Job) -> None:
         self.watch = watch
-        self.ballast = ballast
+        self.job = job
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.watch.board[Note.RESUMED] = state.global_step
@@ -217,8 +234,7 @@ class Noting(TrainerCallback):
         self.watch.board[Note.STARTED] = 1
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.ballast is not None:
-            fill(*self.ballast, step=state.global_step)
+        fill(self.job, state.global_step)
         self.watch.enter(Instant.STEPPING)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -251,17 +267,29 @@ class NoisyData(Dataset[list[Tensor]]):
         return [features + 0.1 * torch.randn(features.shape), target]
 
 
-def fill(path: str, first: int, last: int, *, step: int) -> None:
-    """Fill the disk that a file lies on from the first step on, and empty it after the last."""
-    if step == first:
-        with open(path, "wb", buffering=0) as file:
-            try:
-                while True:
-                    file.write(bytes(4096))
-            except OSError:
-                return
+def fill(job: Job, step: int) -> None:
+    """Fill the disk before one step, and empty it before another, as the job says."""
+    path, first, last = job.ballast or ("", -1, -1)
     if step == last and os.path.exists(path):
         os.unlink(path)
+    if step != first:
+        return
+    with open(path, "wb", buffering=0) as file:
+        if job.room:
+            file.truncate(job.room)
+            return
+        with suppress(OSError):
+            while file.write(bytes(1024)):
+                pass
+
+
+def prepare_disk(job: Job) -> None:
+    """Let the disk be as bad as the job says; for this process."""
+    if job.faults:
+        FailingFileSystem.faults = Faults(**job.faults)
+        patience.WAITS_S, patience.ARRIVAL_WAITS_S = (0.02, 0.04, 0.08, 0.16), (0.0, 0.01)
+    if job.room:
+        manager.storage_for = lambda path: FullDisk(root=path, room=job.room)
 
 
 def fixed_arguments(job: Job) -> TrainingArguments:
@@ -292,10 +320,11 @@ def train(job: Job, rank: int) -> None:
     watch = Watch(job, rank)
     sys.addaudithook(watch.hear)
     watch.enter(Instant.STARTING)
+    prepare_disk(job)
     args = fixed_arguments(job)
     torch.manual_seed(args.seed)
     data = DataModule(train=NoisyData(), eval=small_data())
-    trainer = Trainer(model=EvaluatedTask(WIDTH), args=args, datamodule=data, callbacks=[Noting(watch, job.ballast)])
+    trainer = Trainer(model=EvaluatedTask(WIDTH), args=args, datamodule=data, callbacks=[Noting(watch, job)])
     output = trainer.train(resume_from_checkpoint="auto")
     if trainer.is_world_process_zero():
         weights = {name: sha256(it.numpy().tobytes()).hexdigest() for name, it in trainer.model.state_dict().items()}
@@ -315,13 +344,45 @@ def without_times(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def train_and_exit(job: Job, rank: int) -> None:
-    """Train in a process of its own; what goes wrong is written down. Does not return."""
-    code = 1
-    with open(job.errors(rank), "ab", buffering=0) as errors:
-        os.dup2(errors.fileno(), 1)
-        os.dup2(errors.fileno(), 2)
-    try:
+    """Train in a process of its own. Does not return."""
+    with exit_code(job, rank):
         train(job, rank)
+
+
+def launch_and_exit(job: Job, processes: int) -> None:
+    """Be what torchrun is: its agent, which starts the processes, waits for them and ends the others of one that died.
+
+    They are forked from here, so that they need not import what is here. Does not return.
+    """
+    with exit_code(job, processes):
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            run_id=f"chaos-{os.getpid()}",
+            max_restarts=0,
+            start_method="fork",
+        )
+        elastic_launch(config, train_as_told)(job)
+
+
+def train_as_told(job: Job) -> None:
+    """Train as the rank that the launcher says."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the agent's handler came along
+    rank = int(os.environ["RANK"])
+    write_output_to(job.errors(rank))
+    train(job, rank)
+
+
+@contextmanager
+def exit_code(job: Job, rank: int) -> Iterator[None]:
+    """End this process with 0 after what is inside, and with 1 after an error, which is written down."""
+    code = 1
+    write_output_to(job.errors(rank))
+    try:
+        yield
         code = 0
     except BaseException:  # whatever it is, it is what chaos.py looks for
         traceback.print_exc()
@@ -329,6 +390,12 @@ def train_and_exit(job: Job, rank: int) -> None:
         sys.stderr.flush()
         sys.stdout.flush()
         os._exit(code)
+
+
+def write_output_to(path: str) -> None:
+    with open(path, "ab", buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
 
 
 if __name__ == "__main__":
