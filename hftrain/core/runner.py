@@ -172,8 +172,6 @@ class LoopRunner(StepEnds):
         if position.batches == 0 and self._open_step is None:
             self._put_back_rng()
         self.events.emit(Event.EPOCH_BEGIN)
-        if self._fitter is not None:
-            self._fitter.begin_epoch()
         if self._train_on_what_fits():
             position.next_epoch()
         self._end(Event.EPOCH_END)

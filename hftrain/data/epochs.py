@@ -7,12 +7,14 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from torch.utils.data import BatchSampler, IterableDataset
+import torch
+from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 
 from hftrain.data.dealing import length_of
 from hftrain.data.dealt import DealtSampler
 from hftrain.data.dispatch import DispatchingLoader
 from hftrain.data.iterables import FillerBatch, FillerCollate, IterableShard, start_epoch
+from hftrain.data.places import EpochStart, Place, generators_of, set_generators
 from hftrain.data.samplers import EpochBatchSampler, EvalBatchSampler
 from hftrain.data.workers import keep_workers_from_signals
 from hftrain.errors import DataError
@@ -39,6 +41,7 @@ class EpochLoader:
     Args:
         loader: a DataLoader, or any iterable of batches.
         seed: for the ``generator`` of an iterable data set in a loader that a user made.
+        is_training: remember what a resume needs, for `place`.
 
     Attributes:
         num_batches: of a whole epoch on this rank; None when the loader has no length.
@@ -49,7 +52,7 @@ class EpochLoader:
         starts_anywhere: whether `open` can start behind any number of samples, not only behind whole batches.
     """
 
-    def __init__(self, loader: Iterable[Any], *, seed: int = 0) -> None:
+    def __init__(self, loader: Iterable[Any], *, seed: int = 0, is_training: bool = True) -> None:
         self.loader = loader
         keep_workers_from_signals(loader)
         self.seed = seed
@@ -65,8 +68,11 @@ class EpochLoader:
         if isinstance(self._dealer, IterableShard):
             self.starts_anywhere &= getattr(loader, "num_workers", 0) == 0
         self._order: dict[str, Any] | None = None
+        self._place: Place | None = None
+        self._start: EpochStart | None = None
+        self._remembers = is_training and not isinstance(self._dealer, EpochBatchSampler)
         self._fillers: set[int] = set()
-        self._has_given = False
+        self._has_given = self._was_opened = False
 
     def open(self, epoch: int, *, samples_done: int = 0, batches_done: int = 0) -> Iterator[Any]:
         """Start ``epoch`` behind what was consumed already; return the iterator over the remaining batches.
@@ -75,18 +81,25 @@ class EpochLoader:
         (``samples_done``, over all ranks) and load nothing; other loaders load and drop ``batches_done``
         batches of this rank before this returns, and the log says how long that took.
 
-        Draws from torch's default generator what torch's DataLoader draws, once per epoch. So restore
-        random states after this call; only a loader whose order comes from the default generator needs
-        the state of the epoch's start before it.
+        Draws from torch's default generator what torch's DataLoader draws, once per epoch, and goes back to the
+        epoch's start where `load_place` knows it and the order may come from there. So restore random states after
+        this call.
 
         Raises:
             DataError: there are fewer batches than were done, or an epoch without length has none at all.
         """
         self._fillers.clear()
-        self._set_order(starts_epoch=not (samples_done or batches_done))
+        place, self._place = self._place, None
+        is_inside = bool(samples_done or batches_done) or (place is not None and place.is_inside)
+        self._set_order(starts_epoch=not is_inside)
         to_drop = self._set_position(epoch, samples_done, batches_done)
-        iterator = iter(self.loader)
-        if (samples_done or batches_done) and isinstance(self._dealer, DealtSampler):
+        if self._dealer is None and to_drop == self.num_batches and place is not None:
+            set_generators(self.loader, place.generators_now)
+            return iter(())
+        self._begin(place, is_inside=is_inside)
+        iterator = self._iterate(epoch)
+        if isinstance(self._dealer, DealtSampler) and (is_inside or self._dispatcher is None):
+            # Now, so that a step which is drawn again from its beginning does not draw the order with it.
             self._dealer.start()
         if to_drop:
             _drop_batches(iterator, to_drop)
@@ -127,6 +140,44 @@ class EpochLoader:
     def load_order(self, order: dict[str, Any] | None) -> None:
         """Take the order of the next `open` from what `order` returned in the run that was interrupted."""
         self._order = order
+
+    def place(self, *, is_inside: bool) -> Place | None:
+        """Return what this rank's checkpoint needs beyond position and order; None where seed and epoch say it all.
+
+        Args:
+            is_inside: the epoch opened last is not over.
+        """
+        if self._start is None:
+            return None
+        start = self._start if is_inside else EpochStart({}, [])
+        now = generators_of(self.loader)
+        return Place(is_inside=is_inside, rng=start.rng, generators=start.generators, generators_now=now)
+
+    def load_place(self, place: Place | None) -> None:
+        """Take what the next `open` needs from what `place` returned in the run that was interrupted."""
+        self._place = place
+
+    def _begin(self, place: Place | None, *, is_inside: bool) -> None:
+        """Bring the random generators to where the epoch begins, and remember where that is."""
+        if not self._remembers:
+            return
+        if place is not None and is_inside and place.rng:
+            EpochStart(place.rng, place.generators).put_back(self.loader)
+        elif place is not None and not is_inside:
+            set_generators(self.loader, place.generators_now)
+        self._start = EpochStart.now(self.loader)
+
+    def _iterate(self, epoch: int) -> Iterator[Any]:
+        """Iterate over the loader, drawing what a process draws that did so in the epochs before."""
+        is_first, self._was_opened = not self._was_opened, True
+        if not (is_first and epoch and isinstance(self.loader, DataLoader) and self.loader.persistent_workers):
+            return iter(self.loader)
+        # Their workers were started in the first epoch. Starting them draws a seed, which this epoch did not draw.
+        own, self.loader.generator = self.loader.generator, torch.Generator(device="cpu")
+        try:
+            return iter(self.loader)
+        finally:
+            self.loader.generator = own
 
     def _set_order(self, *, starts_epoch: bool) -> None:
         order, self._order = self._order, None

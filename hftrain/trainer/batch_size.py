@@ -16,6 +16,7 @@ from hftrain.core.counting import ObservedSource
 from hftrain.data.epochs import EpochLoader
 from hftrain.errors import ConfigurationError, HardwareError
 from hftrain.hardware.memory import is_out_of_memory
+from hftrain.hardware.seeding import rng_state, set_rng_state
 from hftrain.trainer.run_length import horizon_from, horizon_of, training_source
 from hftrain.trainer.settings import dealing_of, loop_settings
 
@@ -83,13 +84,8 @@ class BatchSizeFitter:
         """Fit the batches of ``trainer``, for one run."""
         self._trainer = trainer
         self._engine = trainer._running_engine()
-        self._epoch_rng = torch.get_rng_state()
         self._message = ""
         self._remember_counts()
-
-    def begin_epoch(self) -> None:
-        """Remember the random state that the epoch's order may be drawn from."""
-        self._epoch_rng = torch.get_rng_state()
 
     def attempt(self, accumulate: Callable[[], bool]) -> bool | None:
         """Return what ``accumulate`` does, or None where it ran out of memory on any process.
@@ -172,6 +168,7 @@ class BatchSizeFitter:
     def _smaller_source(self, loop: LoopRunner) -> EpochLoader:
         source, before = training_source(self._trainer), loop.source.global_batch_size
         source.load_order(loop.source.order())
+        source.load_place(loop.source.place(is_inside=True))
         now = source.global_batch_size
         if now is None or before is None or now >= before:
             raise ConfigurationError(
@@ -210,13 +207,12 @@ class BatchSizeFitter:
         loop.scheduler = trainer.callback_handler.lr_scheduler = trainer.lr_scheduler
 
     def _open(self, loop: LoopRunner) -> Iterator[Any]:
-        """Open the epoch where it is, in the order it had: from the random state of its beginning, put back after."""
-        position, now = loop.position, torch.get_rng_state()
-        torch.set_rng_state(self._epoch_rng)
+        """Open the epoch where it is, in the order it had; the random states stay what they are."""
+        position, now = loop.position, rng_state()
         try:
             return loop.source.open(position.epoch, samples_done=position.samples, batches_done=position.batches)
         finally:
-            torch.set_rng_state(now)
+            set_rng_state(now)
 
     def _remember_counts(self) -> None:
         counter = self._trainer._token_counter

@@ -36,7 +36,7 @@ from hftrain.trainer.preemption import (
 )
 from hftrain.trainer.preflight import refuse_lack_of_space
 from hftrain.trainer.reactions import reactions_of
-from hftrain.trainer.resuming import position_after, position_from, state_from
+from hftrain.trainer.resuming import place_in, position_after, position_from, state_from
 from hftrain.trainer.run_length import horizon_from, horizon_of, training_source
 from hftrain.trainer.settings import data_seed, loop_settings
 from hftrain.trainer.stepping import direct_calls_in_precision
@@ -159,6 +159,8 @@ def _runner(trainer: Trainer, resume: Resume | None) -> LoopRunner:
     settings = loop_settings(trainer.args, loss_decimals=ROW_DECIMALS if task is None else None)
     source = training_source(trainer)
     source.load_order(resume.order if resume is not None else None)
+    if resume is not None and not trainer.args.ignore_data_skip:
+        source.load_place(place_in(resume.reader, rank=engine.process_index))
     position = _position(trainer, source, resume)
     horizon = horizon_of(trainer, source)
     if resume is not None and _shape_changed(trainer, resume, settings):

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hftrain.checkpoint import gradients
-from hftrain.checkpoint.contents import Part
+from hftrain.checkpoint.contents import Part, tree_part
 from hftrain.core.agreement import SharedInterrupts
 from hftrain.core.interrupts import DEADLINE_CODE, Interrupts, OpenStep, RandomStates, StopAsked, Unfinished
 from hftrain.errors import TrainingInterrupted
@@ -140,13 +140,16 @@ def _reason(code: int) -> str:
 
 
 def stopped_parts(trainer: SaveMethods) -> Sequence[Part]:
-    """Return what a checkpoint inside a step holds beyond the others: this rank's gradients."""
+    """Return what a checkpoint holds of this rank where it stopped: its loader's place, and gradients inside a step."""
     runner = trainer._runner
     assert runner is not None  # set for the duration of train
-    if not runner.unfinished.done:
-        return ()
-    drawn_from = runner.drawn_from if runner.unfinished.is_drawn else None
-    return (gradients.gradients_part(trainer.model, runner.optimizer, drawn_from=drawn_from),)
+    done = runner.unfinished.done
+    place = runner.source.place(is_inside=bool(runner.position.batches or done))
+    parts = [] if place is None else [tree_part("loader", place.to_tree(), per_rank=True)]
+    if done:
+        drawn_from = runner.drawn_from if runner.unfinished.is_drawn else None
+        parts.append(gradients.gradients_part(trainer.model, runner.optimizer, drawn_from=drawn_from))
+    return parts
 
 
 # ---- going on ---------------------------------------------------------------------------------------

@@ -5,7 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from hftrain.checkpoint.checks import check_rng
+from hftrain.checkpoint.contents import tree_of
 from hftrain.core.position import Position
+from hftrain.data.places import Place
 from hftrain.errors import TornCheckpointError
 from hftrain.types.state import TrainerState
 from hftrain.types.state_fields import is_count
@@ -13,6 +18,7 @@ from hftrain.types.state_fields import is_count
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from hftrain.checkpoint.reader import CheckpointReader
     from hftrain.data.epochs import EpochLoader
 
 
@@ -56,6 +62,34 @@ def position_from(document: Any, *, name: str) -> Position:
     if not isinstance(document, dict) or set(document) != _POSITION_FIELDS or not all(map(is_count, document.values())):
         raise TornCheckpointError(f"{name} has a wrong position ({document!r:.80}).")
     return Position(**document)
+
+
+def place_in(reader: CheckpointReader, *, rank: int) -> Place | None:
+    """Return where this rank's loader was; where that rank wrote nothing, rank 0's stands for it.
+
+    Raises:
+        TornCheckpointError: the checkpoint holds something else under that name.
+    """
+    writer = next((number for number in (rank, 0) if reader.has("loader", rank=number)), None)
+    if writer is None:
+        return None
+    tree = tree_of(reader.part("loader", rank=writer))
+    if not isinstance(tree, dict) or set(tree) != set(Place.__dataclass_fields__):
+        raise TornCheckpointError(f"{reader.path} has a wrong place of rank {writer}'s loader.")
+    if tree["rng"] != {}:
+        check_rng(tree["rng"])
+    for name in ("generators", "generators_now"):
+        if not isinstance(tree[name], list) or not all(map(_is_generator_state, tree[name])):
+            raise TornCheckpointError(f"{reader.path} has a wrong {name} of rank {writer}'s loader.")
+    return Place(**tree)
+
+
+def _is_generator_state(state: Any) -> bool:
+    try:
+        torch.Generator().set_state(state)  # it looks at every word
+    except (RuntimeError, TypeError):
+        return False
+    return True
 
 
 def position_after(
