@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from hftrain.checkpoint.catalog import CheckpointFolder, Status, Verification, check_sums, inspect_folder, scan
 from hftrain.checkpoint.layout import holds_weights
 from hftrain.checkpoint.storage import Storage, folder_of, is_same_path, join, name_of, plain_path, storage_for, walk
-from hftrain.errors import CheckpointNotFoundError, TornCheckpointError, UnsafeCheckpointError
+from hftrain.errors import CheckpointError, CheckpointNotFoundError, TornCheckpointError, UnsafeCheckpointError
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ class ResumeFinder:
     def find(self, resume_from: bool | str | os.PathLike[str]) -> str | None:
         """The path to resume from, verified; None to start at step 0. Raises as ``CheckpointManager.resolve``."""
         if resume_from is not True and resume_from != "auto":
-            return self._named(plain_path(os.fspath(resume_from)))  # type: ignore[arg-type]
+            return self._named(plain_path(resume_from))  # type: ignore[arg-type]
         found = scan(self._storage, self._output_dir)
         path = self.newest(found)
         if path is not None:
@@ -91,21 +91,31 @@ class ResumeFinder:
         return self._storage if path.startswith(self._output_dir + "/") else storage_for(path)
 
     def newest(self, found: Sequence[CheckpointFolder]) -> str | None:
-        """The path of the one committed last; the reference's, which nothing dates, counts by its step."""
+        """The path of the one committed last; the reference's, which nothing dates, counts by its step.
+
+        Raises:
+            CheckpointError: one cannot be read, and there is none before it that can.
+        """
         usable = [folder for folder in found if folder.status in (Status.COMMITTED, Status.UNVERIFIABLE)]
         committed = [folder for folder in usable if folder.status is Status.COMMITTED]
         others = [folder for folder in usable if folder.status is Status.UNVERIFIABLE]
+        unread: CheckpointError | None = None
         while committed or others:
             is_other_newer = not committed or (others and (others[-1].step or 0) > (committed[-1].step or 0))
             folder = others.pop() if is_other_newer else committed.pop()
-            reason = self._reason_against(folder)
+            try:
+                reason = self._reason_against(folder)
+            except CheckpointError as error:
+                reason, unread = str(error), unread or error
             if reason is None:
                 return folder.path
             logger.warning("%s is passed over. %s", folder.path, reason)
+        if unread is not None:  # whole or not: a run that starts at step 0 would write over it
+            raise unread
         return None
 
     def _reason_against(self, folder: CheckpointFolder) -> str | None:
-        """Why a folder cannot be resumed from; None if it can."""
+        """Why a folder cannot be resumed from; None if it can. Raises CheckpointError where it cannot be read."""
         if self._lacks_weights(folder):
             return f"{folder.path} holds no weights."
         if folder.status is Status.UNVERIFIABLE:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from hftrain.checkpoint.resume import get_last_checkpoint
-from hftrain.errors import CheckpointNotFoundError, TornCheckpointError
+from hftrain.checkpoint.storage import LocalStorage
+from hftrain.errors import CheckpointError, CheckpointNotFoundError, TornCheckpointError
 from tests.checkpoint.kit import manager, save
 
 
@@ -43,6 +45,32 @@ def test_one_whose_bytes_changed_is_passed_over_with_a_warning(
     assert manager(out).resolve(value) == f"{out}/checkpoint-2"
     assert "checkpoint-3 is passed over" in caplog.text
     assert manager(out, verify="sizes").resolve(value) == f"{out}/checkpoint-3"
+
+
+class Unreadable(LocalStorage):
+    """A disk with bad sectors under some folders."""
+
+    bad: tuple[str, ...] = ()
+
+    def read(self, path: str) -> BinaryIO:
+        if path.endswith("model.safetensors") and any(name in path for name in self.bad):
+            raise OSError(5, "Input/output error")
+        return super().read(path)
+
+
+@pytest.mark.parametrize("value", [True, "auto"])
+def test_one_that_cannot_be_read_is_passed_over_but_never_for_a_fresh_start(
+    value: bool | str, out: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = Unreadable()
+    disk.bad = ("checkpoint-3",)
+    assert manager(out, storage=disk).resolve(value) == f"{out}/checkpoint-2"
+    assert "checkpoint-3 is passed over" in caplog.text
+    disk.bad = ("checkpoint-",)
+    with pytest.raises(CheckpointError, match=r"checkpoint-3/model.safetensors cannot be read: .*Input/output error"):
+        manager(out, storage=disk).resolve(value)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        manager(out, storage=disk).resolve(f"{out}/checkpoint-2")
 
 
 def test_a_path_is_that_one(out: Path) -> None:
