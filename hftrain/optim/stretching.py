@@ -75,7 +75,7 @@ def unstretched(length: int) -> Stretch:
 def move_end(scheduler: Any, *, length: int, end: int) -> None:
     """Let a scheduler that was made for ``length`` steps end at ``end``, its rate going on from where it is."""
     before = stretch_of(scheduler) or unstretched(length)
-    if before.end != end and before(scheduler.last_epoch) < length:
+    if before.end != end and before(scheduler.last_epoch) < before.length:
         stretch(scheduler, before.moved(end, at=scheduler.last_epoch))
 
 

@@ -17,6 +17,7 @@ from hftrain.data.epochs import EpochLoader
 from hftrain.errors import ConfigurationError, HardwareError
 from hftrain.hardware.memory import is_out_of_memory
 from hftrain.hardware.seeding import rng_state, set_rng_state
+from hftrain.optim.stretching import is_stretchable, move_end
 from hftrain.trainer.run_length import horizon_from, horizon_of, training_source
 from hftrain.trainer.settings import dealing_of, loop_settings
 
@@ -191,11 +192,18 @@ class BatchSizeFitter:
         state.num_train_epochs, state.max_steps = loop.horizon.num_train_epochs, loop.horizon.max_steps
         state.compute_steps(trainer.args, state.max_steps)
         if loop.horizon.max_steps != steps and trainer._created_lr_scheduler and loop.scheduler is not None:
-            self._stretch_schedule(loop)
+            self._lengthen_schedule(loop, steps)
 
-    def _stretch_schedule(self, loop: LoopRunner) -> None:
-        """Replace the schedule by one of the new length, as far advanced; the rate moves on with the next step."""
+    def _lengthen_schedule(self, loop: LoopRunner, steps: int) -> None:
+        """Let the schedule, made for so many steps, end with the run.
+
+        The rate goes on from where it is. A schedule that cannot be stretched, or has not begun, is replaced by one of
+        the new length, as far advanced.
+        """
         trainer, groups, before = self._trainer, loop.optimizer.param_groups, self._trainer.lr_scheduler
+        if is_stretchable(before) and before.last_epoch > 0:
+            move_end(before, length=steps, end=loop.horizon.max_steps)
+            return
         rates = [group["lr"] for group in groups]
         trainer.lr_scheduler = None
         trainer.create_scheduler(num_training_steps=loop.horizon.max_steps, optimizer=loop.optimizer)

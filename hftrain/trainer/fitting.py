@@ -36,9 +36,21 @@ from hftrain.trainer.preemption import (
 )
 from hftrain.trainer.preflight import refuse_lack_of_space
 from hftrain.trainer.reactions import reactions_of
+from hftrain.trainer.reshaping import (
+    SHAPE,
+    Plan,
+    create_optimizer_and_scheduler,
+    plan_from,
+    plan_from_start,
+    shape_change,
+    shape_of,
+    stretch_schedule,
+    told,
+    whole_batches,
+)
 from hftrain.trainer.resuming import place_in, position_after, position_from, state_from
-from hftrain.trainer.run_length import horizon_from, horizon_of, training_source
-from hftrain.trainer.settings import data_seed, loop_settings
+from hftrain.trainer.run_length import training_source
+from hftrain.trainer.settings import loop_settings
 from hftrain.trainer.stepping import direct_calls_in_precision
 from hftrain.types.choices import DebugOption, Event
 from hftrain.types.outputs import TrainOutput
@@ -53,9 +65,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-RUN_SHAPE = ("batch_size", "accumulation_steps", "world_size", "seed")
-"""What decides which samples a step takes; all of it is in ``data.json``."""
-
 ROW_DECIMALS = 4
 """To so many digits a plain module's loss is rounded in a row, as in the documented rows; a task's is exact."""
 
@@ -69,6 +78,7 @@ class Resume:
     order: dict[str, Any] | None
     windows: list[dict[str, Any]]
     shape: dict[str, Any]
+    length: dict[str, Any]
     unfinished: Unfinished
     reader: CheckpointReader
 
@@ -132,7 +142,8 @@ def _read(reader: CheckpointReader) -> Resume:
         position=position_from(data["position"], name=f"{reader.path}/data.json") if "position" in data else None,
         order=data.get("order"),
         windows=data.get("windows", []),
-        shape={name: data[name] for name in RUN_SHAPE if data.get(name) is not None},
+        shape={name: data[name] for name in SHAPE if data.get(name) is not None},
+        length=data.get("length") or {},
         unfinished=unfinished_of(data),
         reader=reader,
     )
@@ -162,15 +173,18 @@ def _runner(trainer: Trainer, resume: Resume | None) -> LoopRunner:
     if resume is not None and not trainer.args.ignore_data_skip:
         source.load_place(place_in(resume.reader, rank=engine.process_index))
     position = _position(trainer, source, resume)
-    horizon = horizon_of(trainer, source)
-    if resume is not None and _shape_changed(trainer, resume, settings):
-        _forget_open_step(resume)
-        horizon = horizon_from(horizon, source, settings, position, global_step=resume.state.global_step)
-    trainer.create_optimizer_and_scheduler(horizon.max_steps)
+    if resume is None:
+        plan = plan_from_start(trainer, source)
+    else:
+        position, plan = _going_on(trainer, resume, source, settings, position)
+    is_stretched = create_optimizer_and_scheduler(trainer, plan)
     trainer.model_wrapped = trainer._wrap_model(trainer.model, training=True, dataloader=source.loader)
     if resume is not None:
         trainer._load_optimizer_and_scheduler(resume.reader.path)
         trainer._load_scaler(resume.reader.path)
+    if is_stretched:
+        stretch_schedule(trainer, plan)
+    horizon = plan.horizon
     _start_state(trainer, resume, horizon)
     handler.train_dataloader = source.loader
     handler.optimizer, handler.lr_scheduler = trainer.optimizer, trainer.lr_scheduler
@@ -247,21 +261,30 @@ def _windows(trainer: Trainer, resume: Resume | None, settings: LoopSettings) ->
     return LossWindow(filter_nonfinite=settings.filter_nonfinite_losses, state=losses), Meters(meters)
 
 
-def _shape_changed(trainer: Trainer, resume: Resume, settings: LoopSettings) -> bool:
-    """Say in one line what makes the steps of the resumed run other steps; return whether anything does."""
-    args = trainer.args
-    now = {
-        "batch_size": trainer._train_batch_size,
-        "accumulation_steps": settings.accumulation_steps,
-        "world_size": trainer._running_engine().world_size,
-        "seed": data_seed(args),
-    }
-    changed = {name: old for name, old in resume.shape.items() if old != now[name]}
-    if changed:
-        listed = ", ".join(f"{name} {old} -> {now[name]}" for name, old in changed.items())
-        hint = " With another seed the epoch's order is another one: samples repeat or are left out."
-        logger.warning("Resumed with changed settings: %s.%s", listed, hint if "seed" in changed else "")
-    return bool(changed.keys() - {"seed"})
+def _going_on(
+    trainer: Trainer, resume: Resume, source: EpochLoader, settings: LoopSettings, position: Position
+) -> tuple[Position, Plan]:
+    """Return where and until when the run goes on; one line says what makes its steps others than before."""
+    accumulation, num_samples = settings.accumulation_steps, source.num_samples
+    now = shape_of(trainer, source.loader, accumulation_steps=accumulation, num_samples=num_samples)
+    change = shape_change(resume.shape, now)
+    start = whole_batches(position, source, change)
+    if change.resizes:
+        _forget_open_step(resume)
+    state = resume.state
+    plan = plan_from(
+        trainer,
+        source,
+        settings,
+        start,
+        global_step=state.global_step,
+        max_steps=state.max_steps,
+        saved=resume.length,
+        resizes=change.resizes,
+    )
+    if change.then and trainer.is_world_process_zero():
+        logger.warning("%s", told(change, plan, state, start=start, position=position))
+    return start, plan
 
 
 def _start_state(trainer: Trainer, resume: Resume | None, horizon: Horizon) -> None:

@@ -16,7 +16,7 @@ from hftrain.checkpoint.storage import join
 from hftrain.checkpoint.writer import write_folder
 from hftrain.trainer.background import settle
 from hftrain.trainer.preemption import stopped_parts
-from hftrain.trainer.settings import data_seed
+from hftrain.trainer.reshaping import length_document, shape_of
 from hftrain.types.state import TrainerState, export_states
 
 if TYPE_CHECKING:
@@ -87,10 +87,13 @@ def data_document(trainer: SaveMethods) -> dict[str, Any]:
                 "meters": runner.meters.state_dict() if runner.meters is not None else {},
             }
         ),
-        "seed": data_seed(trainer.args),
-        "batch_size": trainer._train_batch_size,
-        "accumulation_steps": runner.settings.accumulation_steps,
-        "world_size": engine.world_size,
+        "length": length_document(runner.horizon, trainer.lr_scheduler),
+        **shape_of(
+            trainer,
+            trainer.callback_handler.train_dataloader,
+            accumulation_steps=runner.settings.accumulation_steps,
+            num_samples=runner.source.num_samples,
+        ),
     }
 
 
