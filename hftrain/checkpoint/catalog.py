@@ -162,20 +162,21 @@ def check_sums(storage: Storage, folder: CheckpointFolder, level: Verification) 
     if manifest is None or level == "sizes" or (level == "auto" and manifest.total_bytes >= CHECKED_BYTES):
         return
     for name, record in manifest.files.items():
-        found = _sha256(storage, join(folder.path, name))
-        if found != record.sha256:
-            raise TornCheckpointError(
-                f"{join(folder.path, name)} changed after it was written: its sha256 is {found}, "
-                f"the manifest says {record.sha256}."
-            )
+        path = join(folder.path, name)
+        try:
+            problem = problem_with_sum(storage, path, record.sha256)
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error}.") from error
+        if problem is not None:
+            raise TornCheckpointError(f"{path} {problem}.")
 
 
-def _sha256(storage: Storage, path: str) -> str:
+def problem_with_sum(storage: Storage, path: str, expected: str) -> str | None:
+    """Read a file whole; return in what its sha256 is wrong, None if it is right. Raises OSError."""
     digest = hashlib.sha256()
-    try:
-        with storage.read(path) as file:
-            while chunk := file.read(_READ_BYTES):
-                digest.update(chunk)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error}.") from error
-    return digest.hexdigest()
+    with storage.read(path) as file:
+        while chunk := file.read(_READ_BYTES):
+            digest.update(chunk)
+    if digest.hexdigest() == expected:
+        return None
+    return f"changed after it was written: its sha256 is {digest.hexdigest()}, the manifest says {expected}"

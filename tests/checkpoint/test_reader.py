@@ -180,6 +180,12 @@ def test_a_folder_that_is_not_there_is_not_found(name: str, tmp_path: Path) -> N
         read_model(str(tmp_path / name))
 
 
+def test_a_folder_of_checkpoints_says_that_one_is_to_be_named(tmp_path: Path) -> None:
+    path = save(manager(tmp_path), 7)
+    with pytest.raises(CheckpointNotFoundError, match=f"it holds checkpoints. Name one, such as {path}"):
+        open_any(str(tmp_path))
+
+
 def test_a_task_that_is_no_object_is_refused(tmp_path: Path) -> None:
     (tmp_path / "task.json").write_text("[]")
     with pytest.raises(TornCheckpointError, match="no JSON object"):
