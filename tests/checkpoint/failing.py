@@ -21,6 +21,9 @@ from typing import Any, ClassVar
 import fsspec
 from fsspec import AbstractFileSystem
 
+UPLOAD = ".upload"
+"""What an object is called on the disk before it is seen."""
+
 
 @dataclass(kw_only=True)
 class Faults:
@@ -82,7 +85,10 @@ class FailingFileSystem(AbstractFileSystem):
         path = self._ask(path)
         if os.path.isfile(path):
             return [self.info(path)]
-        found = [self.info(entry.path) for entry in os.scandir(path)]
+        found = []
+        for entry in os.scandir(path):
+            with suppress(FileNotFoundError):  # another process removed it just now
+                found += [] if entry.name.endswith(UPLOAD) else [self.info(entry.path)]
         return found if detail else [it["name"] for it in found]
 
     def info(self, path: str, **kwargs: Any) -> dict[str, Any]:
@@ -170,9 +176,9 @@ class _Upload(io.BytesIO):
 def store(path: str, data: bytes) -> None:
     """Put an object where it is seen, at once and whole."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(f"{path}.upload", "wb") as file:
+    with open(path + UPLOAD, "wb") as file:
         file.write(data)
-    os.replace(f"{path}.upload", path)
+    os.replace(path + UPLOAD, path)
 
 
 fsspec.register_implementation("failing", FailingFileSystem, clobber=True)
