@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -85,8 +86,11 @@ class DealtSampler(Sampler[Any]):
         A source that draws from torch's default generator must do so before a resume restores it.
         """
         if self._units is None:
-            self._units = self._ordered()
-            self._head = self._deal.skip(self._units, self._samples_done)
+            units = self._ordered()
+            self._head = self._deal.skip(units, self._samples_done)
+            # Behind an epoch's last unit the source has ended, and may have drawn for that, as in `_one_behind`.
+            ahead = list(islice(units, 1)) if self._samples_done else []
+            self._units = chain(ahead, units)
 
     def order(self) -> dict[str, Any] | None:
         """Return as JSON where the order of the open epoch comes from; None where seed and epoch say it.
