@@ -17,7 +17,8 @@ def _server() -> object:
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
-    fsspec.config.conf["s3"] = {"endpoint_url": f"http://{host}:{port}", "key": "test", "secret": "test"}
+    options = {"endpoint_url": f"http://{host}:{port}", "key": "test", "secret": "test"}
+    fsspec.config.conf["s3"] = {**options, "default_block_size": 5 << 20}  # parts as small as S3 has them
     return server
 
 
