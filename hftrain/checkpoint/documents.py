@@ -21,6 +21,7 @@ Rule = Callable[[Any], bool]
 
 _MAX_GENERATOR_TEXT = 100_000
 _MAX_KNOTS = 100_000
+_POSITION = {"epoch", "batches", "samples"}
 
 
 def check_document(name: str, document: Mapping[str, Any], *, path: str) -> None:
@@ -32,7 +33,7 @@ def check_document(name: str, document: Mapping[str, Any], *, path: str) -> None
         path: of the file, for the message.
     """
     if name == "trainer_state":
-        wrong = wrong_fields(document)
+        wrong = wrong_fields({"global_step": None, **document})
     else:
         rules = _RULES.get(name, {})
         wrong = [
@@ -69,7 +70,7 @@ def _is_object(value: Any) -> bool:
 
 
 def _is_position(value: Any) -> bool:
-    return isinstance(value, dict) and all(map(is_count, value.values()))
+    return isinstance(value, dict) and set(value) == _POSITION and all(map(is_count, value.values()))
 
 
 def _is_unfinished(value: Any) -> bool:

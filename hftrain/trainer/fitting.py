@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from hftrain.checkpoint.documents import neighbour
-from hftrain.checkpoint.layout import TRAINER_STATE, new_run_id
+from hftrain.checkpoint.layout import new_run_id
 from hftrain.core.horizon import Horizon
 from hftrain.core.interrupts import Unfinished
 from hftrain.core.loop_settings import LoopSettings
@@ -48,7 +48,7 @@ from hftrain.trainer.reshaping import (
     told,
     whole_batches,
 )
-from hftrain.trainer.resuming import place_in, position_after, position_from, state_from
+from hftrain.trainer.resuming import place_in, position_after, state_from
 from hftrain.trainer.run_length import training_source
 from hftrain.trainer.settings import loop_settings
 from hftrain.trainer.stepping import direct_calls_in_precision
@@ -138,8 +138,8 @@ def _read(reader: CheckpointReader) -> Resume:
     if reader.has("data"):
         data = reader.fields("data")
     return Resume(
-        state=_neighbourly(state_from(fields, name=f"{reader.path}/{TRAINER_STATE}"), reader),
-        position=position_from(data["position"], name=f"{reader.path}/data.json") if "position" in data else None,
+        state=_neighbourly(state_from(fields), reader),
+        position=Position(**data["position"]) if "position" in data else None,
         order=data.get("order"),
         windows=data.get("windows", []),
         shape={name: data[name] for name in SHAPE if data.get(name) is not None},

@@ -21,9 +21,13 @@ GENERATOR = base64.b64encode(torch.Generator().get_state().numpy().tobytes()).de
 
 WRONG: list[tuple[str, str, Any]] = [
     ("trainer_state", "global_step", math.nan),
+    ("trainer_state", "train_batch_size", 0),
     ("data", "position", []),
     ("data", "position", {"epoch": math.nan}),
     ("data", "position", {"samples": -1}),
+    ("data", "position", {"epoch": 0, "batches": -1, "samples": 0}),
+    ("data", "position", {"epoch": 0, "batches": 0, "samples": 0, "more": 0}),
+    ("data", "position", {"epoch": 1}),
     ("data", "unfinished", {"done": -1}),
     ("data", "unfinished", {"done": math.nan}),
     ("data", "unfinished", []),
@@ -77,6 +81,18 @@ def test_a_field_that_is_something_else_is_named(checkpoint: Path, name: str, fi
             open_checkpoint(str(checkpoint)).fields(name)
     finally:
         exchange(checkpoint, path.name, whole)
+
+
+def test_a_state_that_does_not_say_its_step_is_none(checkpoint: Path) -> None:
+    whole = (checkpoint / "trainer_state.json").read_bytes()
+    exchange(checkpoint, "trainer_state.json", b'{"epoch": 1.0}')
+    try:
+        with pytest.raises(
+            TornCheckpointError, match=r"trainer_state\.json has global_step='None', which is not a count"
+        ):
+            open_checkpoint(str(checkpoint)).fields("trainer_state")
+    finally:
+        exchange(checkpoint, "trainer_state.json", whole)
 
 
 def test_what_we_write_is_what_is_read(checkpoint: Path) -> None:
