@@ -109,7 +109,7 @@ def files_of(save: Callable[[str], object]) -> dict[str, bytes]:
 
 def is_pretrained(model: object) -> bool:
     """Whether it is a model of transformers."""
-    library = sys.modules.get("transformers")
+    library = sys.modules.get("transformers.modeling_utils")  # the package itself would begin to import it
     return library is not None and isinstance(model, library.PreTrainedModel)
 
 

@@ -108,6 +108,7 @@ class _Handler:
             self._has_heard_sigint = True
         self._interrupts.ask(128 + number)
         if self._interrupts.stops_at_once:
+            self._interrupts.stops_at_once = False  # a launcher may tell twice, and what unwinds now is not broken into
             raise StopAsked(128 + number)
 
 
@@ -144,7 +145,8 @@ def stopped_parts(trainer: SaveMethods) -> Sequence[Part]:
     runner = trainer._runner
     assert runner is not None  # set for the duration of train
     done = runner.unfinished.done
-    place = runner.source.place(is_inside=bool(runner.position.batches or done))
+    num_ahead = runner.unfinished.of if runner.unfinished.is_drawn else 0
+    place = runner.source.place(is_inside=bool(runner.position.batches or done), num_ahead=num_ahead)
     parts = [] if place is None else [tree_part("loader", place.to_tree(), per_rank=True)]
     if done:
         drawn_from = runner.drawn_from if runner.unfinished.is_drawn else None

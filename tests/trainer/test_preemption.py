@@ -143,6 +143,22 @@ def test_a_second_sigint_stops_at_once(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("checkpoint-*"))
 
 
+def test_a_second_sigterm_does_not_break_into_what_the_first_unwinds(tmp_path: Path) -> None:
+    unwound = []
+
+    class Told(Fit):
+        def configure_optimizer(self, params: Any) -> Any:
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            finally:
+                signal.raise_signal(signal.SIGTERM)
+                unwound.append(True)
+
+    with pytest.raises(TrainingInterrupted):
+        run(tmp_path, task=Told).train()
+    assert unwound
+
+
 def test_handlers_are_as_before(tmp_path: Path) -> None:
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)]
     stopped(tmp_path, Stop("on_step_end", 1))
