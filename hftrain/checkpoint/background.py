@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from hftrain.checkpoint.background_write import BackgroundWrite, Notes, Outcome, WritePlan
-from hftrain.checkpoint.saving import CheckpointSave, Ranks
+from hftrain.checkpoint.ranks import Ranks
+from hftrain.checkpoint.saving import CheckpointSave
 from hftrain.checkpoint.staging import HostBuffers, StagedParts
 from hftrain.checkpoint.storage import Storage
 from hftrain.errors import CheckpointError

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
 
-from hftrain.checkpoint.saving import is_refusal
+from hftrain.checkpoint.ranks import is_refusal
 from hftrain.checkpoint.storage import Entry, Repeatable, Storage, Written
 from hftrain.errors import CheckpointError
 

@@ -5,22 +5,22 @@ from __future__ import annotations
 import logging
 import os
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TypeVar
 
 import torch
 
 from hftrain._version import __version__
 from hftrain.checkpoint.background import BackgroundSaves
 from hftrain.checkpoint.catalog import CheckpointFolder, Status, Verification, inspect_folder, read_manifest, scan
+from hftrain.checkpoint.cleaning import Keeping
 from hftrain.checkpoint.contents import Part
 from hftrain.checkpoint.foreign import open_any
 from hftrain.checkpoint.formats import parse_size
 from hftrain.checkpoint.held import held_names
 from hftrain.checkpoint.layout import (
-    INCOMPLETE,
     MANIFEST,
     PROTECTED,
     FileRecord,
@@ -30,24 +30,17 @@ from hftrain.checkpoint.layout import (
     parse_time,
     utc_text,
 )
+from hftrain.checkpoint.ranks import Ranks, StorageRefusedError, Writers
 from hftrain.checkpoint.reader import CheckpointReader
-from hftrain.checkpoint.resume import ResumeFinder
-from hftrain.checkpoint.retention import Candidate, Policy, every, limit, named, surplus
-from hftrain.checkpoint.saving import (
-    CheckpointSave,
-    Later,
-    Ranks,
-    StorageRefusedError,
-    amended_files,
-    begin_folder,
-    on_rank_zero,
-    remove_folder,
-)
+from hftrain.checkpoint.resume import ResumeFinder, agreed
+from hftrain.checkpoint.saving import CheckpointSave, Later, amended_files, begin_folder, remove_folder
 from hftrain.checkpoint.staging import StagedParts
 from hftrain.checkpoint.storage import Storage, is_same_path, join, name_of, plain_path, storage_for
 from hftrain.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +56,9 @@ class CheckpointManager:
     """Saves, finds, opens and cleans up the checkpoints in one output folder.
 
     Rank 0 decides and the others follow; an error on one rank is an error on all.
+
+    With ``node_size`` processes on each node, and an output folder on each, the first process of each node does for its
+    folder what rank 0 does. What is committed is committed on all nodes, and only that is resumed from.
     """
 
     def __init__(
@@ -76,12 +72,15 @@ class CheckpointManager:
         max_shard_size: str | int = "5GB",
         verify: Verification = "auto",
         storage: Storage | None = None,
+        node_size: int | None = None,
     ) -> None:
         self.output_dir = plain_path(output_dir)
         self.run_id = run_id
         self._ranks = ranks
-        self._limit = save_total_limit if save_total_limit and save_total_limit > 0 else None
-        self._keep_every = keep_every_steps
+        self._writers = Writers(ranks, node_size=node_size)
+        self._keeping = Keeping(
+            limit=save_total_limit if save_total_limit and save_total_limit > 0 else None, every=keep_every_steps
+        )
         self._max_shard_bytes = parse_size(max_shard_size)
         self._verify: Verification = verify
         self._storage = storage or storage_for(self.output_dir)
@@ -93,7 +92,7 @@ class CheckpointManager:
         self._newest: str | None = None
         """The name of the one this process committed last."""
         self.listeners: list[Callable[[CommittedCheckpoint], None]] = []
-        """Told of each commit on rank 0, at once: in the thread that writes, if one does."""
+        """Told of each commit on the writer, at once: in the thread that writes, if one does."""
         self.background = BackgroundSaves(self._storage, ranks)
 
     # ---------------------------------------------------------------------------------------------------------- saving
@@ -125,18 +124,17 @@ class CheckpointManager:
         self.background.raise_outcome()
         name = checked_path(folder_name) if folder_name else checkpoint_name(step)
         folder = join(self.output_dir, name)
-        if self._on_rank_zero(lambda: self._stays_as_it_is(folder, loaded, step, samples)):
+        stays = self._on_writers(lambda: self._stays_as_it_is(folder, loaded, step, samples))
+        if any(self._writers.of_each(stays)):
             return None
         self._known.pop(name, None)
-        on_rank_zero(
-            self._ranks, lambda: begin_folder(self._storage, folder, run_id=self.run_id, step=step), place=folder
-        )
+        self._writers.run(lambda: begin_folder(self._storage, folder, run_id=self.run_id, step=step), place=folder)
         parts = self.background.stage(self._max_shard_bytes)
         self._open_save = CheckpointSave(
             folder,
             step=step,
             storage=self._storage,
-            ranks=self._ranks,
+            writers=self._writers,
             max_shard_bytes=self._max_shard_bytes,
             manifest=lambda files: self._manifest(step, epoch, samples, files),
             ended=lambda is_committed: self._note_end(name, step, is_committed=is_committed),
@@ -150,7 +148,7 @@ class CheckpointManager:
             return
         self._newest, self._resumed_from = name, None
         self.background.unmended = None
-        if self._ranks.process_index == 0:
+        if self._writers.is_writer:
             told = CommittedCheckpoint(path=join(self.output_dir, name), step=step, run_id=self.run_id)
             for listener in self.listeners:
                 listener(told)
@@ -189,7 +187,7 @@ class CheckpointManager:
             return join(self.output_dir, folder_name or checkpoint_name(step))
         with save:
             save.write(parts)
-        self._on_rank_zero(lambda: self.clean_up(best))
+        self._on_writers(lambda: self.clean_up(best))
         return save.folder
 
     def _write_later(self, save: CheckpointSave, parts: StagedParts) -> None:
@@ -203,7 +201,7 @@ class CheckpointManager:
         this, after their callbacks.
         """
         self._ranks.barrier()
-        self._on_rank_zero(self._amend_newest)
+        self._on_writers(self._amend_newest)
 
     def _amend_newest(self) -> None:
         folder = join(self.output_dir, self._newest or "")
@@ -224,7 +222,7 @@ class CheckpointManager:
 
         With ``save_total_limit=1`` only the best stays, if there is one and it is committed.
         """
-        self._on_rank_zero(lambda: self.clean_up(best, at_end=True))
+        self._on_writers(lambda: self.clean_up(best, at_end=True))
 
     def committed(self) -> list[CommittedCheckpoint]:
         """All committed checkpoints in the folder, of any run, in the order of their commits. No collective."""
@@ -284,7 +282,7 @@ class CheckpointManager:
     # -------------------------------------------------------------------------------------------------------- cleaning
 
     def clean_up(self, best: str | None = None, *, at_end: bool = False) -> None:
-        """Delete what is torn, if anything was committed since, and this run's surplus. Rank 0 calls this.
+        """Delete what is torn, if anything was committed since, and this run's surplus. The writer calls this.
 
         What is being written in the background is waited for.
 
@@ -297,53 +295,26 @@ class CheckpointManager:
 
     def _clean_up(self, best: str | None, *, at_end: bool = False) -> None:
         try:
-            for name in self._going(best, at_end=at_end):
-                self._remove(name)
+            found = scan(self._storage, self.output_dir, known=self._known)
+            in_use = (best, self._resumed_from, self._open_save.folder if self._open_save else None)
+            going = self._keeping.going(
+                found,
+                run_id=self.run_id,
+                newest=self._newest,
+                best=name_of(plain_path(best)) if best else None,
+                in_use={name_of(plain_path(path)) for path in in_use if path},
+                at_end=at_end,
+            )
+            held = held_names(self._storage, self.output_dir, self.run_id) if going else ()
+            for name in going:
+                if name not in held:
+                    self._remove(name)
         except (OSError, CheckpointError) as error:  # not knowing what may go is no reason to stop training
             logger.warning("%s was not cleaned up (%s). It will be after the next save.", self.output_dir, error)
-
-    def _going(self, best: str | None, *, at_end: bool) -> list[str]:
-        """The names of those that nothing keeps: torn ones, if anything was committed since, and this run's surplus."""
-        found = scan(self._storage, self.output_dir, known=self._known)
-        torn_may_go = self._newest is not None and not at_end
-        going = [folder.name for folder in found if torn_may_go and self._is_rubbish(folder)]
-        candidates = [
-            Candidate(name=folder.name, step=folder.manifest.step)
-            for folder in found
-            if folder.manifest is not None and folder.status is Status.COMMITTED and self._is_own(folder)
-        ]
-        in_use = (best, self._resumed_from, self._open_save.folder if self._open_save else None)
-        kept = {name_of(plain_path(path)) for path in in_use if path}
-        if self._limit is not None:
-            best_name = name_of(plain_path(best)) if best else None
-            policies = self._policies(self._limit, candidates, best=best_name, at_end=at_end)
-            going += [candidate.name for candidate in surplus(candidates, [named(kept), *policies])]
-        if going:
-            kept |= held_names(self._storage, self.output_dir, self.run_id)
-        return [name for name in going if name not in kept]
-
-    def _is_rubbish(self, folder: CheckpointFolder) -> bool:
-        """Whether it is torn, and this run's or never committed: what another run committed is not ours to judge."""
-        is_begun = INCOMPLETE in folder.files or not folder.files
-        return folder.status is Status.TORN and (is_begun or self._is_own(folder))
-
-    def _is_own(self, folder: CheckpointFolder) -> bool:
-        return folder.manifest is not None and folder.manifest.run_id == self.run_id
 
     def _is_protected(self, name: str) -> bool:
         """Whether a user asked that it stays; looked at anew, for that may have been a moment ago."""
         return any(entry.name == PROTECTED for entry in self._storage.list(join(self.output_dir, name)))
-
-    def _policies(
-        self, count: int, candidates: Sequence[Candidate], *, best: str | None, at_end: bool
-    ) -> Iterator[Policy]:
-        is_best_alone = at_end and count == 1 and any(candidate.name == best for candidate in candidates)
-        if not is_best_alone:
-            yield limit(count, best=best)
-        if not at_end and self._newest is not None:
-            yield named({self._newest})
-        if self._keep_every is not None:
-            yield every(self._keep_every)
 
     def _remove(self, name: str) -> None:
         folder = join(self.output_dir, name)
@@ -369,7 +340,7 @@ class CheckpointManager:
         if not resume_from:
             return None
         finder = ResumeFinder(self._storage, self.output_dir, verify=self._verify)
-        path: str | None = self._on_rank_zero(lambda: finder.find(resume_from))
+        path = agreed(self._writers, finder, resume_from, place=self.output_dir)
         self._verified = self._resumed_from = path
         return path
 
@@ -386,6 +357,6 @@ class CheckpointManager:
 
     # ------------------------------------------------------------------------------------------------------ collective
 
-    def _on_rank_zero(self, action: Callable[[], Any]) -> Any:
-        """Run it on rank 0 and give every rank its result, or its error. All ranks must call this."""
-        return on_rank_zero(self._ranks, action, place=self.output_dir)
+    def _on_writers(self, action: Callable[[], T]) -> T:
+        """Run it on each folder's writer and give every rank its result, or its error. All ranks must call this."""
+        return self._writers.run(action, place=self.output_dir)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from functools import partial
 
 from hftrain.checkpoint.catalog import CheckpointFolder, Status, Verification, check_sums, inspect_folder, scan
-from hftrain.checkpoint.layout import holds_weights
+from hftrain.checkpoint.layout import holds_weights, parse_step
+from hftrain.checkpoint.ranks import Writers
 from hftrain.checkpoint.storage import Storage, folder_of, is_same_path, join, name_of, plain_path, storage_for, walk
 from hftrain.errors import CheckpointError, CheckpointNotFoundError, TornCheckpointError, UnsafeCheckpointError
 
@@ -22,13 +24,18 @@ class ResumeFinder:
         self._output_dir = output_dir
         self._verify: Verification = verify
 
-    def find(self, resume_from: bool | str | os.PathLike[str]) -> str | None:
-        """The path to resume from, verified; None to start at step 0. Raises as ``CheckpointManager.resolve``."""
+    def find(self, resume_from: bool | str | os.PathLike[str], *, among: Collection[str] | None = None) -> str | None:
+        """The path to resume from, verified; None to start at step 0. Raises as ``CheckpointManager.resolve``.
+
+        Args:
+            resume_from: as there.
+            among: the names of those that count, for True and "auto"; None for all.
+        """
         if resume_from is not True and resume_from != "auto":
             return self._named(plain_path(resume_from))  # type: ignore[arg-type]
         found = scan(self._storage, self._output_dir)
-        path = self.newest(found)
-        if path is not None:
+        path = self.newest([folder for folder in found if among is None or folder.name in among])
+        if path is not None or among is not None:
             return path
         newer = [folder.reason for folder in found if folder.status is Status.NEWER]
         if newer:
@@ -42,6 +49,10 @@ class ResumeFinder:
             f"No valid checkpoint found in output directory ({self._output_dir}), and resume_from_checkpoint=True asks "
             'for one. Set resume_from_checkpoint="auto" to start afresh when there is none.'
         )
+
+    def committed(self) -> list[str]:
+        """The names of the committed checkpoints in the folder."""
+        return [one.name for one in scan(self._storage, self._output_dir) if one.status is Status.COMMITTED]
 
     def _named(self, path: str) -> str | None:
         folder = self._look_at(path)
@@ -128,6 +139,38 @@ class ResumeFinder:
         except (TornCheckpointError, UnsafeCheckpointError) as error:
             return str(error)
         return None
+
+
+def agreed(
+    writers: Writers, finder: ResumeFinder, resume_from: bool | str | os.PathLike[str], *, place: str
+) -> str | None:
+    """What the finder finds, the same on all nodes where each has a folder of its own. All ranks must call this.
+
+    A run that was killed while its nodes committed has a newest checkpoint on some of them only: then it is the newest
+    that all of them have.
+
+    Raises:
+        TornCheckpointError: a path names a checkpoint that some node cannot read.
+    """
+    path: str | None = writers.run(lambda: finder.find(resume_from), place=place)
+    if len(set(writers.of_each(None if path is None else name_of(path)))) == 1:
+        return path
+    if resume_from is not True and resume_from != "auto":
+        raise TornCheckpointError(
+            f"{resume_from} cannot be resumed from: it is not committed on every node. Set resume_from_checkpoint=True "
+            "for the newest that is."
+        )
+    shared = set.intersection(*map(set, writers.of_each(writers.run(finder.committed, place=place))))
+    while shared:
+        path = writers.run(partial(finder.find, resume_from, among=shared), place=place)
+        found = writers.of_each(None if path is None else name_of(path))
+        if len(set(found)) == 1:
+            logger.warning("The nodes' newest checkpoints differ; taking %s, which all have.", path)
+            return path
+        oldest = min(found, key=lambda name: -1 if name is None else parse_step(name) or 0)
+        shared = set() if oldest is None else shared - (set(found) - {oldest})  # some node passed the others over
+    logger.warning("No checkpoint in %s is committed on every node; starting at step 0.", place)
+    return None
 
 
 def get_last_checkpoint(folder: str | os.PathLike[str]) -> str | None:

@@ -4,52 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol
 
 from hftrain.checkpoint.contents import Part
 from hftrain.checkpoint.layout import INCOMPLETE, MANIFEST, FileRecord, Manifest, dump_json, is_plain_path
+from hftrain.checkpoint.ranks import StorageRefusedError, Writers, is_refusal, text_of
 from hftrain.checkpoint.staging import StagedParts
 from hftrain.checkpoint.storage import Entry, Storage, Written, is_same_path, is_url, join, seal, walk
 from hftrain.checkpoint.writer import write_parts
 from hftrain.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
-
-_SYSTEM_ERROR = re.compile(r"\(os error \d+\)|inline_container\.cc")
-"""So safetensors and torch.save, whose errors are no OSError, say that the system would not write."""
-
-
-class StorageRefusedError(CheckpointError):
-    """The storage refused, on some rank: nothing older was harmed, and what was asked of it may succeed later.
-
-    It is raised on all ranks or on none.
-    """
-
-
-class Ranks(Protocol):
-    """The processes of a run; hardware's engine is one."""
-
-    @property
-    def process_index(self) -> int:
-        """This process, 0 for the one that decides."""
-
-    @property
-    def world_size(self) -> int:
-        """How many there are."""
-
-    def barrier(self) -> None:
-        """Wait for all."""
-
-    def broadcast_object(self, obj: Any, src: int = 0) -> Any:
-        """Everyone gets what ``src`` has."""
-
-    def gather_object(self, obj: Any) -> list[Any]:
-        """Everyone gets everyone's, by rank."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +44,7 @@ class _Result:
 
 
 class CheckpointSave:
-    """A context: inside it the folder is filled, at its end all ranks agree and rank 0 commits.
+    """A context: inside it the folder is filled, at its end all ranks agree and the writer of each folder commits.
 
     Files may come by :meth:`write`, or from other code that writes into ``folder`` itself: what lies there at the end
     belongs to the checkpoint. All ranks must enter and leave it, and nothing inside may be collective. An error on
@@ -92,7 +60,7 @@ class CheckpointSave:
         *,
         step: int,
         storage: Storage,
-        ranks: Ranks,
+        writers: Writers,
         max_shard_bytes: int,
         manifest: Callable[[dict[str, FileRecord]], Manifest],
         ended: Callable[[bool], None],
@@ -101,7 +69,7 @@ class CheckpointSave:
         self.folder = folder
         self.step = step
         self._storage = storage
-        self._ranks = ranks
+        self._writers = writers
         self._max_shard_bytes = max_shard_bytes
         self._manifest = manifest
         self._ended = ended
@@ -129,11 +97,11 @@ class CheckpointSave:
         return self._write_into(storage, self._later.parts.parts if self._later is not None else ())
 
     def note_commit(self) -> None:
-        """Hear, on rank 0, that it was committed. A thread may call this."""
+        """Hear, on the writer, that it was committed. A thread may call this."""
         self._ended(True)
 
     def discard(self) -> None:
-        """Free what a failed save wrote, as far as the storage lets us. Rank 0 calls this, when all have ended."""
+        """Free what a failed save wrote, as far as the storage lets us. The writer calls this, when all have ended."""
         try:
             empty_folder(self._storage, self.folder)
             self._storage.delete(self.folder)
@@ -141,7 +109,7 @@ class CheckpointSave:
             logger.warning("%s could not be removed (%s); it goes after the next commit.", self.folder, error)
 
     def commit(self, written: dict[str, Written]) -> None:
-        """Make the folder a checkpoint. Rank 0 calls this, when all ranks have written; a thread may."""
+        """Make the folder a checkpoint. The writer calls this, when all ranks have written; a thread may."""
         manifest = self._manifest(self._all_files(written))
         self._storage.write(self._path(MANIFEST), [manifest.to_json()])
         self._storage.delete(self._path(INCOMPLETE))
@@ -151,7 +119,8 @@ class CheckpointSave:
             storage,
             self.folder,
             parts,
-            rank=self._ranks.process_index,
+            rank=self._writers.ranks.process_index,
+            is_writer=self._writers.is_writer,
             max_shard_bytes=self._max_shard_bytes,
             taken=self._written,
         )
@@ -166,7 +135,7 @@ class CheckpointSave:
         try:
             is_committed = self._end(error)
         except CheckpointError:
-            self._discard_on_rank_zero()
+            self._discard_where_written()
             raise
         finally:
             self._ended(is_committed)
@@ -175,7 +144,7 @@ class CheckpointSave:
         """Commit, if no rank has an error; say whether it was done. An error of this rank goes on as it came."""
         if error is not None and not isinstance(error, Exception):
             return False  # an interrupt or an exit does not wait for other ranks
-        results: list[_Result] = self._ranks.gather_object(_Result.of(self._written, error))
+        results: list[_Result] = self._writers.ranks.gather_object(_Result.of(self._written, error))
         failures = [f"rank {rank}: {it.error}" for rank, it in enumerate(results) if it.error is not None]
         if failures and (error is None or isinstance(error, OSError | CheckpointError) or is_refusal(error)):
             kind = StorageRefusedError if all(it.is_refusal for it in results if it.error) else CheckpointError
@@ -183,17 +152,17 @@ class CheckpointSave:
                 f"{self.folder} could not be written ({'; '.join(failures)}). Older checkpoints are untouched."
             ) from error
         if error is not None:
-            self._discard_on_rank_zero()
+            self._discard_where_written()
             return False  # not raised here: its traceback would hold this frame, and the frame the error and the run
         if self._later is not None:
             self._later.start(self)
             return False
-        written = {path: one for result in results for path, one in result.written.items()}
-        on_rank_zero(self._ranks, lambda: self.commit(written), place=self.folder)
+        written = {path: one for rank in self._writers.folder_ranks for path, one in results[rank].written.items()}
+        self._writers.run(lambda: self.commit(written), place=self.folder)
         return True
 
-    def _discard_on_rank_zero(self) -> None:
-        if self._ranks.process_index == 0:
+    def _discard_where_written(self) -> None:
+        if self._writers.is_writer:
             self.discard()
 
     def _all_files(self, written: dict[str, Written]) -> dict[str, FileRecord]:
@@ -263,43 +232,6 @@ def empty_folder(storage: Storage, folder: str) -> None:
     entries = [entry.name for entry in storage.list(folder) if entry.name != INCOMPLETE]
     for name in sorted(entries, key=lambda name: name != MANIFEST):
         storage.delete(join(folder, name))
-
-
-def on_rank_zero(ranks: Ranks, action: Callable[[], Any], *, place: str) -> Any:
-    """Run it on rank 0 and give every rank its result, or its error. All ranks must call this."""
-    error: Exception | None = None
-    result = None
-    if ranks.process_index == 0:
-        try:
-            result = action()
-        except Exception as caught:  # raised below, when the other ranks know and no longer wait
-            error = caught
-    is_refused = error is not None and is_refusal(error)
-    failure = None if error is None else (StorageRefusedError if is_refused else type(error), text_of(error))
-    result, failure = ranks.broadcast_object((result, failure))
-    try:
-        if error is not None and is_refused and not isinstance(error, StorageRefusedError):
-            raise StorageRefusedError(f"{place}: {text_of(error)}.") from error
-        if error is not None:
-            raise error
-    finally:
-        error = None  # its traceback holds this frame: a cycle that would keep the whole run alive
-    if failure is not None:
-        kind, text = failure
-        raise kind(text) if issubclass(kind, CheckpointError) else CheckpointError(f"On rank 0: {text}")
-    return result
-
-
-def is_refusal(error: BaseException) -> bool:
-    """Whether the storage is to blame, directly or through a library that wraps what the system said."""
-    if isinstance(error, CheckpointError):
-        return isinstance(error, StorageRefusedError)
-    return isinstance(error, OSError) or bool(_SYSTEM_ERROR.search(str(error)))
-
-
-def text_of(error: BaseException) -> str:
-    """An error in one line; ours say it themselves."""
-    return str(error) if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"
 
 
 def _is_unchanged(entry: Entry, written: Written | None) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from hftrain.checkpoint.saving import StorageRefusedError
+from hftrain.checkpoint.ranks import StorageRefusedError
 from hftrain.trainer.background import go_on_without, in_background_if_wanted, settle
 from hftrain.trainer.counters import settle_counts
 from hftrain.trainer.overrides import is_replaced

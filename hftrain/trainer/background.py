@@ -158,6 +158,9 @@ def _how_to_write(trainer: SaveMethods) -> InBackground | None:
     engine, args = trainer._running_engine(), trainer.args
     if args.save_async is False:
         return None
+    if trainer._writers().num_folders > 1:
+        _say_once(trainer, "save_on_each_node=True has every node wait until all of them have written")
+        return None
     notes = notes_of_run(engine.world_size)
     reason = _why_at_once(trainer) if args.save_async is None else None
     if notes is None:

@@ -10,13 +10,17 @@ from hftrain.checkpoint.layout import size_text
 from hftrain.checkpoint.space import MARGIN, free_bytes, num_bytes, optimizer_bytes
 from hftrain.checkpoint.storage import join, storage_for
 from hftrain.errors import ConfigurationError, HftrainError
+from hftrain.hardware.world import read_world
 from hftrain.trainer.model_files import saved_tensors
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
+    from hftrain.args.training import TrainingArguments
+    from hftrain.checkpoint.ranks import Writers
     from hftrain.trainer.save_methods import SaveMethods
 
+_NODE = ".node-"
 _PROBE = bytes(4096)
 """Not empty: a disk that is full, or a quota that is used up, takes an empty file."""
 
@@ -38,6 +42,32 @@ def problem_with_writing(folder: str) -> str | None:
     return None
 
 
+def node_size(args: TrainingArguments) -> int | None:
+    """Return how many processes a node has, if each node saves into a folder of its own; None if one saves for all."""
+    world = read_world()
+    return world.local_world_size if args.save_on_each_node and world.num_nodes > 1 else None
+
+
+def refuse_common_folder(writers: Writers, folder: str) -> None:
+    """Raise if nodes that should each save into their own folder see the same one. All ranks must call this.
+
+    Raises:
+        ConfigurationError: they do, and would write over each other's files.
+    """
+    if writers.num_folders == 1:
+        return
+    storage, rank = storage_for(folder), writers.ranks.process_index
+    writers.run(lambda: storage.write(join(folder, f"{_NODE}{rank}"), [_PROBE]), place=folder)
+    seen = writers.run(lambda: [it.name for it in storage.list(folder) if it.name.startswith(_NODE)], place=folder)
+    are_alone = all(len(names) == 1 for names in writers.of_each(seen))
+    writers.run(lambda: storage.delete(join(folder, f"{_NODE}{rank}")), place=folder)
+    if not are_alone:
+        raise ConfigurationError(
+            f"save_on_each_node=True, and the nodes see the same output_dir={folder!r}: they would write over each "
+            "other's files. Set save_on_each_node=False, or output_dir to a folder on each node's own disk."
+        )
+
+
 def refuse_lack_of_space(trainer: SaveMethods, optimizer: Optimizer) -> None:
     """Raise if a checkpoint of this run would not fit into ``output_dir``. All ranks must call this.
 
@@ -46,9 +76,9 @@ def refuse_lack_of_space(trainer: SaveMethods, optimizer: Optimizer) -> None:
     """
     if trainer.args.save_strategy == "no" and trainer.args.save_minutes is None:
         return
-    engine = trainer._running_engine()
-    problem = _lack_of_space(trainer, optimizer) if engine.is_world_process_zero else None
-    problem = engine.broadcast_object(problem)
+    writers = trainer._writers()
+    problem = _lack_of_space(trainer, optimizer) if writers.is_writer else None
+    problem = next((one for one in writers.of_each(problem) if one is not None), None)
     if problem is not None:
         raise ConfigurationError(problem)
 

@@ -9,13 +9,13 @@ from hftrain.checkpoint import contents
 from hftrain.checkpoint.checks import named_errors
 from hftrain.checkpoint.foreign import open_any
 from hftrain.checkpoint.manager import CheckpointManager
-from hftrain.checkpoint.saving import on_rank_zero
+from hftrain.checkpoint.ranks import Writers
 from hftrain.checkpoint.storage import plain_path
 from hftrain.errors import ConfigurationError
 from hftrain.hardware.seeding import rng_state, set_rng_state
 from hftrain.trainer.eval_methods import EvalMethods
 from hftrain.trainer.model_files import LoadResult, load_weights, merged, model_parts, processing_parts
-from hftrain.trainer.preflight import problem_with_writing
+from hftrain.trainer.preflight import node_size, problem_with_writing, refuse_common_folder
 from hftrain.trainer.saving import (
     arguments_part,
     begin_checkpoint,
@@ -51,12 +51,13 @@ class SaveMethods(EvalMethods):
             output_dir: the folder; default: ``args.output_dir``.
             _internal_call: whether it is part of a checkpoint.
 
-        All ranks must call this; the main process writes, and its error is one on all.
+        All ranks must call this; the main process writes, that of each node with ``save_on_each_node``, and its error
+        is one on all.
         """
-        engine = self._running_engine()
+        writers = self._writers()
         if not _internal_call:
-            on_rank_zero(engine, lambda: self._save(output_dir), place=self._model_folder(output_dir))
-        elif engine.is_world_process_zero:
+            writers.run(lambda: self._save(output_dir), place=self._model_folder(output_dir))
+        elif writers.is_writer:
             self._save(output_dir)
 
     def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Any] | None = None) -> None:
@@ -87,7 +88,7 @@ class SaveMethods(EvalMethods):
         with save:
             self._save_parts(save.folder, data)
         assert self._checkpoints is not None  # set for the duration of train
-        if self._running_engine().is_world_process_zero and not self._checkpoints.background.is_writing:
+        if self._writers().is_writer and not self._checkpoints.background.is_writing:
             self._rotate_checkpoints(use_mtime=True, output_dir=self._get_output_dir(trial))
 
     def _maybe_log_save_evaluate(
@@ -249,6 +250,9 @@ class SaveMethods(EvalMethods):
             return best
         return self._running_engine().broadcast_object(self._checkpoints.whereabouts(best))
 
+    def _writers(self) -> Writers:
+        return Writers(self._running_engine(), node_size=node_size(self.args))
+
     def _new_checkpoints(self) -> CheckpointManager:
         if not self.args.save_safetensors:
             logger.warning(
@@ -263,6 +267,7 @@ class SaveMethods(EvalMethods):
             keep_every_steps=self.args.save_keep_every_steps,
             max_shard_size=self.args.max_shard_size,
             verify=cast("Verification", self.args.verify_checkpoint),
+            node_size=node_size(self.args),
         )
 
     def _refuse_unwritable_output(self) -> None:
@@ -271,10 +276,11 @@ class SaveMethods(EvalMethods):
         Raises:
             ConfigurationError: it cannot be written.
         """
-        engine, folder = self._running_engine(), self._get_output_dir(trial=None)
-        problem = problem_with_writing(folder) if engine.is_world_process_zero else None
-        problem = engine.broadcast_object(problem)
+        writers, folder = self._writers(), self._get_output_dir(trial=None)
+        problem = problem_with_writing(folder) if writers.is_writer else None
+        problem = next((one for one in writers.of_each(problem) if one is not None), None)
         if problem is not None:
             raise ConfigurationError(
                 f"output_dir={folder!r} cannot be written: {problem}. Set output_dir to a folder that can."
             )
+        refuse_common_folder(writers, folder)

@@ -36,8 +36,14 @@ def write_parts(trainer: SaveMethods, folder: str, parts: Sequence[Part]) -> Non
     if save is not None:
         save.write(parts)
         return
-    rank = trainer._running_engine().process_index
-    write_folder(folder, parts, max_shard_size=trainer.args.max_shard_size, rank=rank)
+    writers = trainer._writers()
+    write_folder(
+        folder,
+        parts,
+        max_shard_size=trainer.args.max_shard_size,
+        rank=writers.ranks.process_index,
+        is_writer=writers.is_writer,
+    )
 
 
 def begin_checkpoint(trainer: SaveMethods) -> CheckpointSave | None:

@@ -28,7 +28,6 @@ from hftrain.trainer.construction import (
     check_model,
     check_model_sources,
     check_optimizers,
-    check_saving,
     default_collator,
     is_model_parallel,
     label_names_of,
@@ -175,7 +174,6 @@ class Trainer(LaterMethods):
         check_metrics(self.args, self.compute_metrics)
         check_task_arguments(self.model, self.args, self.compute_loss_func)
         check_task_overrides(self.model, type(self))
-        check_saving(self.args)
 
     def _start_callbacks(self, callbacks: list[Any]) -> None:
         self.state, self.control = TrainerState(), TrainerControl()

@@ -12,8 +12,8 @@ import pytest
 
 from hftrain.checkpoint.examine import protect
 from hftrain.checkpoint.manager import CheckpointManager
+from hftrain.checkpoint.ranks import StorageRefusedError
 from hftrain.checkpoint.reader import open_checkpoint
-from hftrain.checkpoint.saving import StorageRefusedError
 from hftrain.checkpoint.storage import Entry, LocalStorage, Written
 from hftrain.errors import CheckpointError
 from tests.checkpoint.full import FullDisk

@@ -16,8 +16,8 @@ import torch
 
 from hftrain.checkpoint.contents import rng_part
 from hftrain.checkpoint.examine import protect
+from hftrain.checkpoint.ranks import StorageRefusedError
 from hftrain.checkpoint.reader import open_checkpoint, read_model
-from hftrain.checkpoint.saving import StorageRefusedError
 from hftrain.checkpoint.storage import LocalStorage, Written
 from hftrain.errors import CheckpointError, TornCheckpointError
 from tests.checkpoint.kit import manager, parts, save, thread_ranks

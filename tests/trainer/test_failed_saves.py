@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from hftrain import DataModule, Trainer, TrainerCallback
 from hftrain.checkpoint.foreign import open_any
-from hftrain.checkpoint.saving import StorageRefusedError
+from hftrain.checkpoint.ranks import StorageRefusedError
 from hftrain.errors import CheckpointError, ConfigurationError
 from tests.checkpoint.full import FullDisk, small_disk
 from tests.trainer.tasks import Fit, Points, arguments, trainer, weights
