@@ -9,7 +9,7 @@ it; each figure is the median of the repeats.
 
 save: three saves of one training, 10 s and more apart. A stall is the time from the end of a step to the begin of the
     next one, less the median of the steps without a save; the first save is one figure, the later ones another. What
-    the steps take while files are being written is set against the others. Memory is the highest resident memory from
+    the steps that a write falls into take is set against the others. Memory is the highest resident memory from
     the first save on, less the highest of steps before any save (of hftrain with save_async=False: in the background
     memory is taken ahead), over the bytes of the checkpoint. Linux only. Control: two gaps without a save, as a stall.
 write: the same bytes through the checkpoint manager (sums, fsync of all files and folders, manifest) and by
@@ -164,10 +164,11 @@ def measure_saves(mode: str, folder: str, size: Size) -> dict[str, Any]:
     gaps = [(step, after.began - step.ended) for step, after in zip(steps, steps[1:], strict=False)]
     usual = [gap for step, gap in gaps if not step.is_saved]
     writes = [(step.ended, committed(folder, number)) for number, step in enumerate(saving.steps, 1) if step.is_saved]
-    during = [step.ended - step.began for step in steps if any(b < step.began and step.ended < e for b, e in writes)]
-    others = [
-        step.ended - step.began for step in steps if not any(b < step.ended and step.began < e for b, e in writes)
-    ]
+    during: list[float] = []
+    others: list[float] = []
+    for step in steps:
+        is_during = any(begin < step.ended and step.began < end for begin, end in writes)
+        (during if is_during else others).append(step.ended - step.began)
     num_bytes = folder_bytes(checkpoints(folder)[-1])
     return {
         "bytes": num_bytes,
@@ -175,7 +176,8 @@ def measure_saves(mode: str, folder: str, size: Size) -> dict[str, Any]:
         "control_s": usual[-1] - usual[-2],
         "writes_s": [end - begin for begin, end in writes],
         "step_s": statistics.median(others),
-        "step_while_writing_s": statistics.median(during) if during else None,
+        "lost_s": max(0.0, sum(during) - len(during) * statistics.median(others)) / NUM_SAVES,
+        "step_while_writing_s": statistics.mean(during) if during else None,
         "peak_before": saving.peaks[0],
         "peak": max(saving.peaks[1:]),
     }
@@ -435,6 +437,7 @@ def save_figures(results: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str
             "control_s": median(runs, "control_s"),
             "write_s": median(runs, "writes_s"),
             "step_s": steps[0],
+            "lost_s": median(runs, "lost_s"),
             "slowdown": steps[1] / steps[0] if steps[0] and steps[1] else None,
             "memory": ((median(runs, "peak") or 0.0) - without_saves) / (median(runs, "bytes") or 1.0),
         }
