@@ -42,7 +42,7 @@ def committed(output: str) -> list[int | None]:
 
 
 @pytest.mark.parametrize("save_async", [True, False])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_run_goes_on_over_a_flaky_store_and_resumes_bitwise(
     output: str, tmp_path: Path, save_async: bool, seed: int
 ) -> None:
@@ -58,11 +58,19 @@ def test_a_run_goes_on_over_a_flaky_store_and_resumes_bitwise(
     assert committed(output) == [6, 8]
 
 
-@pytest.mark.parametrize("save_async", [True, False])
-@pytest.mark.parametrize("fault", ["drop", "truncate", "refuse"])
-@pytest.mark.parametrize("file", ["optimizer.safetensors", "MANIFEST.json", "rng-0.json"])
+@pytest.mark.parametrize(
+    ("fault", "file", "save_async"),
+    [
+        ("drop", "optimizer.safetensors", True),
+        ("drop", "MANIFEST.json", False),
+        ("truncate", "MANIFEST.json", True),
+        ("truncate", "rng-0.json", False),
+        ("refuse", "MANIFEST.json", True),
+        ("refuse", "model.safetensors", False),
+    ],
+)
 def test_what_does_not_arrive_is_never_committed_and_nothing_older_goes(
-    output: str, save_async: bool, fault: str, file: str
+    output: str, fault: str, file: str, save_async: bool
 ) -> None:
     settings = {**SAVING, "save_async": save_async, "save_total_limit": 1}
     trainer(output, callbacks=[StopAt(2)], **settings).train()
