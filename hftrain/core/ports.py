@@ -108,7 +108,7 @@ class EpochSource(Protocol):
     def order(self) -> dict[str, Any] | None:
         """Return as JSON where the order of the open epoch comes from; None where seed and epoch say it."""
 
-    def place(self, *, is_inside: bool) -> Any:
+    def place(self, *, is_inside: bool, num_ahead: int = 0) -> Any:
         """Return what this rank's checkpoint needs beyond position and order; None where seed and epoch say it all."""
 
     def num_real(self, index: int) -> int | None:

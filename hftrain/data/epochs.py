@@ -14,7 +14,7 @@ from hftrain.data.dealing import length_of
 from hftrain.data.dealt import DealtSampler
 from hftrain.data.dispatch import DispatchingLoader
 from hftrain.data.iterables import FillerBatch, FillerCollate, IterableShard, start_epoch
-from hftrain.data.places import EpochStart, Place, generators_of, set_generators
+from hftrain.data.places import EpochStart, EpochStates, Place, generators_of, set_generators, state_at
 from hftrain.data.samplers import EpochBatchSampler, EvalBatchSampler
 from hftrain.data.workers import keep_workers_from_signals
 from hftrain.errors import DataError
@@ -42,6 +42,7 @@ class EpochLoader:
         loader: a DataLoader, or any iterable of batches.
         seed: for the ``generator`` of an iterable data set in a loader that a user made.
         is_training: remember what a resume needs, for `place`.
+        batches_per_step: so many batches may be drawn before they are consumed.
 
     Attributes:
         num_batches: of a whole epoch on this rank; None when the loader has no length.
@@ -49,10 +50,13 @@ class EpochLoader:
         global_batch_size: samples that all ranks together take per batch; None when unknown.
         exact_length: whether ``num_batches`` can be relied on: the sampler is ours.
         deals_evenly: whether all ranks are known to have equally many batches: we deal them.
+        remembers: whether a resume needs more than position and order: `place` gives it.
         starts_anywhere: whether `open` can start behind any number of samples, not only behind whole batches.
     """
 
-    def __init__(self, loader: Iterable[Any], *, seed: int = 0, is_training: bool = True) -> None:
+    def __init__(
+        self, loader: Iterable[Any], *, seed: int = 0, is_training: bool = True, batches_per_step: int = 1
+    ) -> None:
         self.loader = loader
         keep_workers_from_signals(loader)
         self.seed = seed
@@ -70,7 +74,9 @@ class EpochLoader:
         self._order: dict[str, Any] | None = None
         self._place: Place | None = None
         self._start: EpochStart | None = None
-        self._remembers = is_training and not isinstance(self._dealer, EpochBatchSampler)
+        self._batches_per_step = batches_per_step
+        self._states: EpochStates | None = None
+        self.remembers = is_training and not isinstance(self._dealer, EpochBatchSampler)
         self._fillers: set[int] = set()
         self._has_given = self._was_opened = False
 
@@ -97,7 +103,7 @@ class EpochLoader:
             set_generators(self.loader, place.generators_now)
             return iter(())
         self._begin(place, is_inside=is_inside)
-        iterator = self._iterate(epoch)
+        iterator = self._streamed(place, epoch, samples_done, batches_done)
         if isinstance(self._dealer, DealtSampler) and (is_inside or self._dispatcher is None):
             # Now, so that a step which is drawn again from its beginning does not draw the order with it.
             self._dealer.start()
@@ -141,17 +147,23 @@ class EpochLoader:
         """Take the order of the next `open` from what `order` returned in the run that was interrupted."""
         self._order = order
 
-    def place(self, *, is_inside: bool) -> Place | None:
+    def place(self, *, is_inside: bool, num_ahead: int = 0) -> Place | None:
         """Return what this rank's checkpoint needs beyond position and order; None where seed and epoch say it all.
 
         Args:
             is_inside: the epoch opened last is not over.
+            num_ahead: so many batches of it were drawn and are not consumed.
         """
         if self._start is None:
             return None
         start = self._start if is_inside else EpochStart({}, [])
-        now = generators_of(self.loader)
-        return Place(is_inside=is_inside, rng=start.rng, generators=start.generators, generators_now=now)
+        return Place(
+            is_inside=is_inside,
+            rng=start.rng,
+            generators=start.generators,
+            generators_now=generators_of(self.loader),
+            stream=self._states.behind(num_ahead) if self._states is not None and is_inside else None,
+        )
 
     def load_place(self, place: Place | None) -> None:
         """Take what the next `open` needs from what `place` returned in the run that was interrupted."""
@@ -159,13 +171,35 @@ class EpochLoader:
 
     def _begin(self, place: Place | None, *, is_inside: bool) -> None:
         """Bring the random generators to where the epoch begins, and remember where that is."""
-        if not self._remembers:
+        if not self.remembers:
             return
         if place is not None and is_inside and place.rng:
             EpochStart(place.rng, place.generators).put_back(self.loader)
         elif place is not None and not is_inside:
             set_generators(self.loader, place.generators_now)
         self._start = EpochStart.now(self.loader)
+
+    def _streamed(self, place: Place | None, epoch: int, samples_done: int, batches_done: int) -> Iterator[Any]:
+        """Iterate over the loader; an iterable data set with a state of its own goes on from it."""
+        shard, num_workers = self._dealer, getattr(self.loader, "num_workers", 0)
+        if not isinstance(shard, IterableShard) or num_workers or not self.remembers:
+            return self._iterate(epoch)
+        state = state_at(place, samples=samples_done, batches=batches_done) if shard.is_stateful else None
+        shard.load_state(state)
+        begin = time.monotonic()
+        iterator = self._iterate(epoch)
+        if samples_done or batches_done:
+            _log_stream(shard, has_state=state is not None, seconds=time.monotonic() - begin)
+        if not shard.is_stateful:
+            return iterator
+        self._states = EpochStates(
+            shard.state,
+            samples=samples_done,
+            batches=batches_done,
+            per_batch=self.global_batch_size or 0,
+            num_kept=self._batches_per_step,
+        )
+        return self._states.followed(iterator)
 
     def _iterate(self, epoch: int) -> Iterator[Any]:
         """Iterate over the loader, drawing what a process draws that did so in the epochs before."""
@@ -227,6 +261,21 @@ class EpochLoader:
                 yield batch.batch
             else:
                 yield batch
+
+
+def _log_stream(shard: IterableShard, *, has_state: bool, seconds: float) -> None:
+    name = type(shard.dataset).__name__
+    if has_state:
+        logger.info("%s goes on from its own state, loaded in %.1f s.", name, seconds)
+        return
+    level = logging.WARNING if seconds > LONG_SKIP_S else logging.INFO
+    logger.log(
+        level,
+        "Read and dropped samples of %s for %.1f s to go on where the run was. With state_dict and load_state_dict it "
+        "could start there.",
+        name,
+        seconds,
+    )
 
 
 def num_samples_of(loader: object) -> int | None:

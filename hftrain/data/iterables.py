@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, get_worker_info
 
 from hftrain.data.dealing import Deal, Tail, length_of
+from hftrain.data.reseeding import seeded_samples
 
 
 def start_epoch(dataset: Any, *, epoch: int, seed: int) -> None:
@@ -63,6 +65,7 @@ class IterableShard(IterableDataset[Any]):
         seed: for the data set's ``generator``.
         persistent: workers outlive an epoch, so that the position must reach them through shared memory.
         gives_batches: the data set makes the batches, so that the units dealt and counted are batches.
+        is_seeding: workers seed each sample, for training.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class IterableShard(IterableDataset[Any]):
         seed: int,
         persistent: bool = False,
         gives_batches: bool = False,
+        is_seeding: bool = False,
     ) -> None:
         super().__init__()
         self.round_size = deal.round_size
@@ -80,6 +84,8 @@ class IterableShard(IterableDataset[Any]):
         self.dataset = dataset
         self.seed = seed
         self._deal = deal
+        self._is_seeding = is_seeding
+        self._state: Any = None
         self._position = torch.zeros(2, dtype=torch.int64, device="cpu")
         if persistent:
             self._position.share_memory_()  # type: ignore[no-untyped-call]
@@ -90,6 +96,19 @@ class IterableShard(IterableDataset[Any]):
         With workers only the epoch can be set: how the samples are divided among them is not known here.
         """
         self._position[0], self._position[1] = epoch, samples_done
+
+    @property
+    def is_stateful(self) -> bool:
+        """Whether the data set says where it is, and can be told."""
+        return all(callable(getattr(self.dataset, name, None)) for name in ("state_dict", "load_state_dict"))
+
+    def state(self) -> Any:
+        """Return where a data set with a state is now; None if it does not know yet."""
+        return copy.deepcopy(self.dataset.state_dict())  # type: ignore[attr-defined]
+
+    def load_state(self, state: Any) -> None:
+        """Start the next iteration of this process from what `state` returned at its position; None: skip to it."""
+        self._state = state
 
     def remaining_after(self, samples_done: int) -> int | None:
         """Return this rank's number of rounds behind a position, in samples over all ranks; None when unknown."""
@@ -112,9 +131,17 @@ class IterableShard(IterableDataset[Any]):
     def __iter__(self) -> Iterator[Any]:
         epoch, samples_done = self._position.tolist()
         start_epoch(self.dataset, epoch=epoch, seed=self.seed)
+        state, self._state = self._state, None
         samples = iter(self.dataset)
-        # Skipped at once: what the data set draws from torch's default generator is drawn before a resume restores it.
-        head = self._deal.skip(samples, samples_done) if samples_done else []
+        if self._is_seeding and get_worker_info() is not None:
+            samples = seeded_samples(samples, seed=self.seed, epoch=epoch)
+        if state is None:
+            # At once: what the data set draws from torch's default generator is drawn before a resume restores it.
+            head = self._deal.skip(samples, samples_done) if samples_done else []
+        else:
+            head = self._deal.skip(samples, min(samples_done, self.round_size)) if self._deal.repeats else []
+            self.dataset.load_state_dict(state)  # type: ignore[attr-defined]
+            samples = iter(self.dataset)
         return samples if self._deal.world_size == 1 else self._shares(samples, head)
 
     def _shares(self, samples: Iterator[Any], head: list[Any]) -> Iterator[Any]:

@@ -148,7 +148,7 @@ def _iterable_loader(
     tail = settings.train_tail(drop_last=settings.drop_last) if training else evaluation
     deal = settings.deal(share=share, tail=tail)
     return DataLoader(
-        IterableShard(data, deal=deal, seed=settings.seed, persistent=settings.persistent_workers),
+        IterableShard(data, deal=deal, seed=settings.seed, persistent=settings.persistent_workers, is_seeding=training),
         batch_size=share,
         drop_last=settings.drop_last,
         collate_fn=marking(collate_fn or default_collate, settings, tail),

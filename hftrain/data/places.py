@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -23,12 +24,14 @@ class Place:
         rng: the states of the process's generators when the open epoch began, as `rng_state` gives them.
         generators: the same of the generators that loader and samplers hold.
         generators_now: their states now.
+        stream: what `EpochStates` says of an iterable data set that has a state of its own; else None.
     """
 
     is_inside: bool
     rng: dict[str, Any] = field(default_factory=dict)
     generators: list[Tensor] = field(default_factory=list)
     generators_now: list[Tensor] = field(default_factory=list)
+    stream: dict[str, Any] | None = None
 
     def to_tree(self) -> dict[str, Any]:
         """Return the fields as plain data and tensors."""
@@ -52,6 +55,45 @@ class EpochStart:
         """Set the generators of the process and of the loader."""
         set_rng_state(self.rng)
         set_generators(loader, self.generators)
+
+
+class EpochStates:
+    """The states of an iterable data set behind the last batches of an open epoch.
+
+    Args:
+        take: returns the state now.
+        samples: consumed in the epoch before, over all ranks.
+        batches: the same on this rank.
+        per_batch: samples of a batch over all ranks; 0 where batches are counted alone.
+        num_kept: how many batches may be drawn before they are consumed.
+    """
+
+    def __init__(self, take: Callable[[], Any], *, samples: int, batches: int, per_batch: int, num_kept: int) -> None:
+        self._take = take
+        self._samples, self._batches, self._per_batch = samples, batches, per_batch
+        self._kept = deque([take()], maxlen=num_kept + 1)
+
+    def followed(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Pass batches on."""
+        for batch in batches:
+            self._batches += 1
+            self._samples += self._per_batch
+            self._kept.append(self._take())
+            yield batch
+
+    def behind(self, num_ahead: int) -> dict[str, Any] | None:
+        """Return the state behind all but the last ``num_ahead`` batches, and which place that is; None if not kept."""
+        if num_ahead >= len(self._kept) or (state := self._kept[-1 - num_ahead]) is None:
+            return None
+        batches, samples = self._batches - num_ahead, self._samples - num_ahead * self._per_batch
+        return {"state": state, "batches": batches, "samples": samples}
+
+
+def state_at(place: Place | None, *, samples: int, batches: int) -> Any:
+    """Return the data set's state of a place if it is the place behind so many samples and batches; else None."""
+    stream = None if place is None else place.stream
+    is_there = isinstance(stream, dict) and (stream.get("samples"), stream.get("batches")) == (samples, batches)
+    return stream.get("state") if stream is not None and is_there else None
 
 
 def generators_of(loader: Any) -> list[Tensor]:

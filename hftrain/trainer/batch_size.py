@@ -169,7 +169,8 @@ class BatchSizeFitter:
     def _smaller_source(self, loop: LoopRunner) -> EpochLoader:
         source, before = training_source(self._trainer), loop.source.global_batch_size
         source.load_order(loop.source.order())
-        source.load_place(loop.source.place(is_inside=True))
+        # Behind which of the drawn batches the data set's own state would be is not known here: it skips.
+        source.load_place(replace(loop.source.place(is_inside=True), stream=None) if source.remembers else None)
         now = source.global_batch_size
         if now is None or before is None or now >= before:
             raise ConfigurationError(

@@ -24,7 +24,11 @@ def training_source(trainer: Trainer) -> EpochLoader:
     Raises:
         ConfigurationError: one rank has more batches than another; its last step would wait for a partner forever.
     """
-    source = EpochLoader(trainer.get_train_dataloader(), seed=data_seed(trainer.args))
+    source = EpochLoader(
+        trainer.get_train_dataloader(),
+        seed=data_seed(trainer.args),
+        batches_per_step=loop_settings(trainer.args).accumulation_steps,
+    )
     counts = trainer._running_engine().gather_object(source.num_batches)
     if len(set(counts)) > 1:
         raise ConfigurationError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import random
 import signal
 from collections.abc import Callable, Iterator
@@ -12,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, RandomSampler, Sampler
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sampler, get_worker_info
 
 from hftrain import DataModule, Trainer, TrainerCallback, TrainingInterrupted
+from hftrain.errors import TornCheckpointError
 from tests.trainer.tasks import CountedFit, Fit, Points, trainer, weights
 
 SIZE = 40
@@ -148,3 +151,106 @@ def test_weights_are_bitwise_equal_with_workers(tmp_path: Path, kind: str, stop:
 @pytest.mark.parametrize("kind", ["a data set", "groups of one length", "a shuffled loader", "a sampler of the user"])
 def test_weights_are_bitwise_equal_where_items_are_counted(tmp_path: Path, kind: str, stop: str) -> None:
     assert_goes_on(tmp_path, kind, stop, task=CountedFit)
+
+
+# ---- iterable data sets --------------------------------------------------------------------------------
+
+
+class Stream(IterableDataset[dict[str, Tensor]]):
+    """Reads the samples in the order of the epoch, augmented; ``read`` says which were made."""
+
+    def __init__(self) -> None:
+        self.points, self.epoch, self.read = Noisy(), 0, list[int]()
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def first(self) -> int:
+        return 0
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        order = torch.randperm(SIZE, generator=torch.Generator().manual_seed(self.epoch)).tolist()
+        worker = get_worker_info()
+        share, number = (1, 0) if worker is None else (worker.num_workers, worker.id)
+        for place in range(self.first(), SIZE):
+            if place % share == number:
+                self.read.append(place)
+                self.moved(place + 1)
+                yield self.points[order[place]]
+
+    def moved(self, place: int) -> None:
+        """Hear where the next sample is."""
+
+
+class Stateful(Stream):
+    """Says where it is, and can be told."""
+
+    place = start = 0
+
+    def first(self) -> int:
+        self.place, self.start = self.start, 0
+        return self.place
+
+    def moved(self, place: int) -> None:
+        self.place = place
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"place": self.place}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.start = state["place"]
+
+
+def streaming(folder: Path, data: Stream, *stops: TrainerCallback, **changes: Any) -> Trainer:
+    settings = {"gradient_accumulation_steps": 3, "per_device_train_batch_size": 4, "max_steps": 7, **changes}
+    task = settings.pop("task", Fit)
+    return trainer(folder, task, DataModule(train=data, collate_fn=collated), callbacks=[*stops], **settings)
+
+
+@pytest.mark.parametrize("task", [Fit, CountedFit])
+@pytest.mark.parametrize("stop", STOPS)
+def test_a_data_set_with_a_state_of_its_own_goes_on_from_it(
+    tmp_path: Path, stop: str, task: type[Fit], caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = streaming(tmp_path / "whole", Stateful(), task=task)
+    whole.train()
+    cut = Stateful()
+    with pytest.raises(TrainingInterrupted):
+        streaming(tmp_path / "cut", cut, Stop(*STOPS[stop]), task=task).train()
+    data = Stateful()
+    again = streaming(tmp_path / "cut", data, task=task)
+    with caplog.at_level(logging.INFO, "hftrain"):
+        again.train(resume_from_checkpoint=True)
+    assert torch.equal(weights(again.model), weights(whole.model))
+    assert len(cut.read) + len(data.read) <= 2 * SIZE + 2 * 12  # no sample behind the open step is read twice
+    if "first step" not in stop and "epoch" not in stop:
+        assert "Stateful goes on from its own state" in caplog.text
+
+
+@pytest.mark.parametrize("stop", ["in a later step", "behind a later step", "in the second epoch"])
+@pytest.mark.parametrize("how", [{}, {"dataloader_num_workers": 2}])
+def test_a_data_set_without_a_state_is_read_again_and_the_log_says_how_long(
+    tmp_path: Path, stop: str, how: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = streaming(tmp_path / "whole", Stream(), **how)
+    whole.train()
+    with pytest.raises(TrainingInterrupted):
+        streaming(tmp_path / "cut", Stream(), Stop(*STOPS[stop]), **how).train()
+    torch.manual_seed(999)
+    again = streaming(tmp_path / "cut", Stream(), **how)
+    with caplog.at_level(logging.INFO, "hftrain"):
+        again.train(resume_from_checkpoint=True)
+    assert torch.equal(weights(again.model), weights(whole.model))
+    assert "dropped" in caplog.text
+
+
+@pytest.mark.parametrize("content", [{}, {"is_inside": True}, [1]])
+def test_a_place_that_is_none_is_torn(tmp_path: Path, content: Any) -> None:
+    with pytest.raises(TrainingInterrupted):
+        run(tmp_path, "a shuffled loader", Stop("on_step_end", 1)).train()
+    document = tmp_path / "checkpoint-1" / "loader-0.json"
+    document.write_text(json.dumps(content))
+    (tmp_path / "checkpoint-1" / "MANIFEST.json").unlink()
+    (tmp_path / "checkpoint-1" / ".incomplete").unlink(missing_ok=True)
+    with pytest.raises(TornCheckpointError, match="place of rank 0's loader"):
+        run(tmp_path, "a shuffled loader").train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
