@@ -125,7 +125,7 @@ def _what_follows(folder: CheckpointFolder) -> str:
     if folder.is_protected:
         return "A resume passes it over, and no run removes it, since it is protected."
     if INCOMPLETE in folder.files or not folder.files:
-        return "A resume passes it over, and the next commit in its output_dir removes it."
+        return "Unless a run is writing it now: a resume passes it over, and the next commit there removes it."
     if folder.manifest is not None:
         return "A resume passes it over, and the next commit of its run removes it."
     return "A resume passes it over, and no run removes it: nothing tells whose it is."
