@@ -87,8 +87,12 @@ def _signals_heard(interrupts: Interrupts) -> Iterator[None]:
         for number in (getattr(signal, name) for name in SIGNALS if hasattr(signal, name)):
             if signal.getsignal(number) not in (None, signal.SIG_IGN):
                 before[number] = signal.signal(number, handle)
+        own = next((number for number in before if number != signal.SIGINT), None)
+        if own is not None and hasattr(signal, "pthread_kill"):
+            interrupts.wake = partial(signal.pthread_kill, threading.get_ident(), own)
         yield
     finally:
+        interrupts.wake = None  # the handlers of before would take it for a real signal
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -109,7 +113,7 @@ class _Handler:
         self._interrupts.ask(128 + number)
         if self._interrupts.stops_at_once:
             self._interrupts.stops_at_once = False  # a launcher may tell twice, and what unwinds now is not broken into
-            raise StopAsked(128 + number)
+            raise StopAsked(self._interrupts.code or 128 + number)
 
 
 # ---- stopping ---------------------------------------------------------------------------------------

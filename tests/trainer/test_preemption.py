@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +211,26 @@ def test_a_signal_while_data_is_skipped_stops_at_once(tmp_path: Path) -> None:
     with pytest.raises(TrainingInterrupted):
         streaming(data).train(resume_from_checkpoint=True)
     assert len(data.points.fetched) == 5
+
+
+def test_a_deadline_that_passes_while_data_is_skipped_stops_at_once(tmp_path: Path) -> None:
+    class Slow(Stream):
+        def __iter__(self) -> Any:
+            for sample in super().__iter__():
+                time.sleep(0.2 if wait else 0)
+                yield sample
+
+    def streaming(data: Slow, **changes: Any) -> Trainer:
+        return trainer(tmp_path, Fit, DataModule(train=data), max_steps=6, **changes)
+
+    wait, data = False, Slow()
+    with pytest.raises(TrainingInterrupted):
+        streaming(Slow(), callbacks=[Stop("on_step_end", 3)]).train()
+    wait = True
+    with pytest.raises(TrainingInterrupted) as caught:
+        streaming(data, deadline_minutes=0.5 / 60).train(resume_from_checkpoint=True)
+    assert caught.value.code == 75
+    assert len(data.points.fetched) < 3 * 8
 
 
 def test_a_deadline_has_its_own_code(tmp_path: Path) -> None:
