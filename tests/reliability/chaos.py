@@ -37,7 +37,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -52,24 +51,13 @@ from hftrain.checkpoint.catalog import CheckpointFolder, Status, check_sums, sca
 from hftrain.checkpoint.storage import LocalStorage  # noqa: E402
 from hftrain.errors import TornCheckpointError  # noqa: E402
 from tests.reliability import chaos_run  # noqa: E402
+from tests.reliability.chaos_report import WORDS, Kill, Scenario, Trial, summary, table  # noqa: E402
 from tests.reliability.chaos_run import NUM_STEPS, SAVE_STEPS, Aim, Board, Instant, Job, Note  # noqa: E402
 
 LONGEST_S = 240.0
 """A process that takes longer hangs."""
 FAULTS = {"drop": 0.02, "truncate": 0.02, "refuse": 0.02, "delay_s": 0.002}
 SAME_FILES = ("model.safetensors", "optimizer.safetensors", "optimizer.json", "scheduler.json", "data.json")
-WORDS = {
-    Instant.STARTING: "starting, nothing read yet",
-    Instant.READING: "reading the checkpoint to resume from",
-    Instant.STEPPING: "inside a step",
-    Instant.EVALUATING: "evaluating",
-    Instant.MARKING: "saving: the folder is marked",
-    Instant.WRITING: "saving: a file is written",
-    Instant.COMMITTING: "saving: the manifest is written",
-    Instant.UNMARKING: "saving: committed, the mark goes",
-    Instant.DELETING: "retention: a checkpoint is deleted",
-    Instant.ENDING: "after the last step",
-}
 PER_STEP = {  # how often each happens, about; once in a process where nothing is said
     Instant.READING: 3.0,
     Instant.STEPPING: 1.0,
@@ -80,27 +68,6 @@ PER_STEP = {  # how often each happens, about; once in a process where nothing i
     Instant.UNMARKING: 1 / SAVE_STEPS,
     Instant.DELETING: 12 / SAVE_STEPS,
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scenario:
-    """One way to run.
-
-    Attributes:
-        share: of the kills of one process on a good disk.
-        kills: where there is no share, how many there are beside 200 of those.
-        disk: "plain", "failing" or "full".
-        is_torchrun: whether the command is run, and not its agent forked.
-    """
-
-    name: str
-    what: str
-    arguments: dict[str, Any]
-    share: float = 0.0
-    kills: int = 0
-    disk: str = "plain"
-    processes: int = 1
-    is_torchrun: bool = False
 
 
 SCENARIOS = [
@@ -168,48 +135,6 @@ SCENARIOS = [
         is_torchrun=True,
     ),
 ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Kill:
-    """A process that was killed, and what lay on the disk then.
-
-    Attributes:
-        step: steps done.
-        committed: step of the newest checkpoint; 0 before the first commit.
-        allowed: how many steps may be trained again.
-    """
-
-    instant: Instant
-    step: int
-    committed: int
-    allowed: int
-
-    @property
-    def lost(self) -> int:
-        return self.step - self.committed
-
-
-@dataclass
-class Trial:
-    """One run, from its first start to its end.
-
-    Attributes:
-        leftovers: folders at the end that a run without kills does not leave.
-        expected: the step that the next start goes on from; None where nobody knows.
-        refused_saves: how many saves a bad disk refused.
-        refused_ends: how many of them were the last of a process, which was started once more.
-    """
-
-    scenario: Scenario
-    number: int
-    kills: list[Kill] = field(default_factory=list)
-    violations: list[str] = field(default_factory=list)
-    leftovers: list[str] = field(default_factory=list)
-    expected: int | None = None
-    refused_saves: int = 0
-    refused_ends: int = 0
-    took_s: float = 0.0
 
 
 # ---- one process ------------------------------------------------------------------------------------
@@ -349,7 +274,7 @@ def job_on_disk(job: Job, scenario: Scenario, choose: random.Random, checkpoint_
         return replace(job, output_dir=f"failing://{job.folder}/run", faults=FAULTS)
     if scenario.disk != "full":
         return job
-    disk, room = f"{job.folder}/disk", int(5.2 * checkpoint_bytes)
+    disk, room = f"{job.folder}/disk", int(6.5 * checkpoint_bytes)  # a resume asks for 1.1 beside what is kept and torn
     os.mkdir(disk)
     first = choose.randint(2, 20)
     job = replace(job, output_dir=f"{disk}/run", ballast=(f"{disk}/ballast", first, first + choose.randint(3, 8)))
@@ -437,8 +362,20 @@ def note_kill(trial: Trial, instant: Instant, step: int, job: Job) -> None:
     for it in found:
         if it.status is Status.COMMITTED and it not in whole and not job.faults:
             trial.violations.append(f"{it.name} is committed, and its files are not those of its manifest")
+    best = best_named_by(job, whole)
+    if best is not None and best not in [it.name for it in whole]:
+        trial.violations.append(f"the best one, {best}, is not there any more")
     if kill.lost > kill.allowed:
         trial.violations.append(f"{kill.lost} steps are lost, {kill.allowed} may be; killed {WORDS[kill.instant]}")
+
+
+def best_named_by(job: Job, found: list[CheckpointFolder]) -> str | None:
+    """The folder of the best checkpoint, as the newest one says."""
+    if not found or not job.arguments.get("load_best_model_at_end"):
+        return None
+    newest = max(found, key=lambda it: it.step or 0)
+    best = json.loads(Path(newest.path, "trainer_state.json").read_text())["best_model_checkpoint"]
+    return best and Path(best).name
 
 
 def steps_unsaved(job: Job) -> int:
@@ -490,6 +427,9 @@ def outcome(job: Job) -> dict[str, Any]:
 def compare(trial: Trial, job: Job, whole: dict[str, Any]) -> None:
     ours = outcome(job)
     trial.leftovers = sorted(set(ours["folders"]) - set(whole["folders"]))
+    has_saved_since = not trial.kills or trial.kills[-1].committed < NUM_STEPS
+    if trial.leftovers and has_saved_since and trial.scenario.disk == "plain":
+        trial.violations.append(f"{', '.join(trial.leftovers)} should have been removed after the last commit")
     for name in ("weights", "training_loss", "rows", "best"):
         if ours[name] != whole[name]:
             trial.violations.append(f"final {name} are not those of the run that nobody killed")
@@ -550,46 +490,6 @@ def preload(modules: list[str]) -> None:
                 importlib.import_module(name)
             except Exception:  # noqa: S112 what cannot be imported by its name is imported by the run
                 continue
-
-
-def table(trials: list[Trial]) -> str:
-    """Where the kills hit, by scenario."""
-    names = list(dict.fromkeys(trial.scenario.name for trial in trials))
-    hits = Counter((kill.instant, trial.scenario.name) for trial in trials for kill in trial.kills)
-    early = Counter(trial.scenario.name for trial in trials for kill in trial.kills if not kill.committed)
-    kills = Counter(trial.scenario.name for trial in trials for _ in trial.kills)
-    refused = Counter({name: sum(it.refused_saves for it in trials if it.scenario.name == name) for name in names})
-    body = {words: [hits[instant, name] for name in names] for instant, words in WORDS.items()}
-    feet = {
-        "all kills": [kills[name] for name in names],
-        "  before the first commit": [early[name] for name in names],
-        "saves that the disk refused": [refused[name] for name in names],
-    }
-    first = max(map(len, [*body, *feet]))
-    widths = [max(6, len(name)) for name in [*names, "all"]]
-
-    def row(words: str, cells: list[Any]) -> str:
-        right = [str(cell).rjust(width) for cell, width in zip(cells, widths, strict=True)]
-        return "  ".join([words.ljust(first), *right])
-
-    head = row("killed while", [*names, "all"])
-    rows = [[row(words, [*counts, sum(counts)]) for words, counts in part.items()] for part in (body, feet)]
-    line = "-" * len(head)
-    return "\n".join(["", head, line, *rows[0], line, *rows[1]])
-
-
-def summary(trials: list[Trial], took_s: float) -> str:
-    kills = [kill for trial in trials for kill in trial.kills]
-    bad = [trial for trial in trials if trial.violations]
-    left = sum(bool(trial.leftovers) for trial in trials)
-    most = max((kill.lost for kill in kills), default=0)
-    most_allowed = max((kill.allowed for kill in kills), default=0)
-    ends = sum(trial.refused_ends for trial in trials)
-    return (
-        f"\n{len(kills)} kills in {len(trials)} runs, {took_s:.0f} s: {len(bad)} violations; at most {most} steps "
-        f"trained again (save interval {SAVE_STEPS}, most allowed {most_allowed}); {left} runs ended with "
-        f"a folder too many; {ends} starts ended because a bad disk refused the last save."
-    )
 
 
 def parse() -> argparse.Namespace:
