@@ -186,6 +186,8 @@ def told(change: ShapeChange, plan: Plan, state: TrainerState, *, start: Positio
     if start.samples != position.samples:
         again = position.samples - start.samples
         words.append(f"The loader starts at whole batches only, so {again} samples are trained on again.")
+    if change.then.get("world_size", change.now["world_size"]) < change.now["world_size"]:
+        words.append("The random numbers of the new processes follow from seed, step and rank.")
     if change.reorders:
         words.append("The epoch has another order now, so samples repeat or are left out in it.")
     return " ".join(words)

@@ -12,7 +12,8 @@ from hftrain.checkpoint.manager import CheckpointManager
 from hftrain.checkpoint.ranks import Writers
 from hftrain.checkpoint.storage import plain_path
 from hftrain.errors import ConfigurationError
-from hftrain.hardware.seeding import rng_state, set_rng_state
+from hftrain.hardware.seeding import rng_state, seed_rank, set_rng_state
+from hftrain.trainer.compared import changed_arguments, saved_arguments
 from hftrain.trainer.eval_methods import EvalMethods
 from hftrain.trainer.model_files import LoadResult, load_weights, merged, model_parts, processing_parts
 from hftrain.trainer.preflight import node_size, problem_with_writing, refuse_common_folder
@@ -200,13 +201,19 @@ class SaveMethods(EvalMethods):
                 self._running_engine().load_scaler_state(contents.scaler_state(reader.part("scaler")))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Put this rank's random generators back to where a checkpoint has them."""
+        """Put this rank's random generators back to where a checkpoint has them.
+
+        A rank that there was not then is seeded from seed, step and rank.
+        """
         rank = self._running_engine().process_index
         reader = None if checkpoint is None else self._checkpoint(checkpoint)
         if reader is None:
             return
         if not reader.has("rng", rank=rank):
-            logger.warning("%s has no random state for this rank: its random numbers start anew.", reader.path)
+            level = logging.INFO if rank else logging.WARNING  # a rank that joins is no surprise
+            said = "%s has no random state of rank %d: it is seeded from seed, step and rank."
+            logger.log(level, said, reader.path, rank)
+            seed_rank(self.args.seed, step=self.state.global_step, rank=rank)
             return
         with named_errors("random state"):
             set_rng_state(contents.rng_of(reader.part("rng", rank=rank)))
@@ -233,9 +240,11 @@ class SaveMethods(EvalMethods):
     def compare_trainer_and_checkpoint_args(
         self, training_args: TrainingArguments, trainer_state: TrainerState
     ) -> None:
-        """Warn of arguments that are not those of the checkpoint: log, eval and save steps, and the batch size."""
-        differing = differing_arguments(training_args, trainer_state)
-        if differing:
+        """Warn once of arguments that change the run, or when it logs and saves, and differ from the checkpoint's."""
+        saved = saved_arguments(self)
+        differing = differing_arguments(training_args, trainer_state, with_batch_size=not saved)
+        differing += changed_arguments(training_args, saved)
+        if differing and self._running_engine().is_world_process_zero:
             logger.warning("Arguments that are not those of the checkpoint:\n\t%s", "\n\t".join(differing))
 
     def _checkpoint(self, path: str) -> CheckpointReader:

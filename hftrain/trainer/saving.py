@@ -122,15 +122,18 @@ def note_state(trainer: SaveMethods) -> None:
         state.best_model_checkpoint = join(checkpoints.output_dir, checkpoint_name(best))
 
 
-def differing_arguments(args: TrainingArguments, state: TrainerState) -> list[str]:
-    """Return a line for each argument that is not what a checkpoint's state says."""
+def differing_arguments(args: TrainingArguments, state: TrainerState, *, with_batch_size: bool = True) -> list[str]:
+    """Return a line for each argument that is not what a checkpoint's state says.
+
+    ``with_batch_size`` is False where the run's shape, with the batch size, is compared beside.
+    """
     now = {
         "logging_steps": _steps(args.logging_steps, state.max_steps),
         "eval_steps": _steps(args.eval_steps, state.max_steps),
         "save_steps": _steps(args.save_steps, state.max_steps),
     }
     then = {name: getattr(state, name) for name in now}
-    if state.train_batch_size is not None and not args.auto_find_batch_size:  # which goes on with what it found
+    if with_batch_size and state.train_batch_size is not None and not args.auto_find_batch_size:  # it keeps its own
         now["per_device_train_batch_size"] = args.per_device_train_batch_size
         then["per_device_train_batch_size"] = state.train_batch_size // max(1, args.n_gpu)
     return [

@@ -90,7 +90,7 @@ def train(
     trainer.train(resume_from_checkpoint=resume)
     state = trainer.state
     found = {"seen": trainer.model.seen, "rates": cut.rates, "step": state.global_step, "max_steps": state.max_steps}
-    return json.loads(json.dumps({**found, "epoch": state.epoch, "epochs": state.num_train_epochs}))
+    return json.loads(json.dumps({**found, "epoch": state.epoch, "random": torch.rand(()).item()}))
 
 
 def repeated_and_missing(seen: list[int], num_samples: int = NUM_SAMPLES) -> tuple[int, int]:

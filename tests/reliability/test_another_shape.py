@@ -122,3 +122,4 @@ def test_one_process_becomes_two_and_one_again(tmp_path: Path, order: str) -> No
     rates = [rate for part in (first, both[0], third, again[0]) for rate in part["rates"]]
     assert rates[-1] == 0
     assert sorted(rates, reverse=True) == rates
+    assert both[0]["random"] != both[1]["random"]
