@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
 
-from hftrain.checkpoint.ranks import is_refusal
+from hftrain.checkpoint.ranks import is_refusal, text_of
 from hftrain.checkpoint.storage import Entry, Repeatable, Storage, Written
 from hftrain.errors import CheckpointError
 
@@ -141,7 +141,7 @@ class BackgroundWrite:
             return Outcome(folder=self.folder)
         if isinstance(error, CheckpointError):
             return Outcome(folder=self.folder, error=error, is_refusal=self._is_refusal)
-        told = CheckpointError(f"{self.folder} could not be written ({_text_of(error)}). Older ones are untouched.")
+        told = CheckpointError(f"{self.folder} could not be written ({text_of(error)}). Older ones are untouched.")
         told.__cause__ = error
         return Outcome(folder=self.folder, error=told, is_refusal=self._is_refusal)
 
@@ -178,7 +178,7 @@ class BackgroundWrite:
             self._error = error
             self._is_refusal = self._is_refusal or is_refusal(error)
             if self._rank != 0:
-                note = {"error": _text_of(error), "is_refusal": self._is_refusal}
+                note = {"error": text_of(error), "is_refusal": self._is_refusal}
                 self._leave(f"{self._name}/{self._rank}", note)
         if self._rank == 0:
             self._end(plan)
@@ -188,7 +188,7 @@ class BackgroundWrite:
             plan.settled(self._error is None)
         except Exception as error:
             logger.warning("After %s was written, old checkpoints could not be looked through: %s", self.folder, error)
-        text = None if self._error is None else f"On rank 0: {_text_of(self._error)}"
+        text = None if self._error is None else f"On rank 0: {text_of(self._error)}"
         self._leave(f"{self._name}/end", {"error": text, "is_refusal": self._is_refusal})
 
     def _written_by_all(self) -> dict[str, Written]:
@@ -210,7 +210,7 @@ class BackgroundWrite:
         except Exception as error:
             if not is_refusal(error):
                 raise
-            logger.warning("%s: %s. It is tried once more.", self.folder, _text_of(error))
+            logger.warning("%s: %s. It is tried once more.", self.folder, text_of(error))
             self._stop.wait(_RETRY_AFTER_S)
             return action()
 
@@ -272,7 +272,3 @@ class StoppableStorage:
     def _go_on(self) -> None:
         if self._stop.is_set():
             raise WriteStoppedError("The rest is not wanted any more.")
-
-
-def _text_of(error: BaseException) -> str:
-    return str(error) if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"

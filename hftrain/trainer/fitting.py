@@ -177,19 +177,9 @@ def _runner(trainer: Trainer, resume: Resume | None) -> LoopRunner:
         plan = plan_from_start(trainer, source)
     else:
         position, plan = _going_on(trainer, resume, source, settings, position)
-    is_stretched = create_optimizer_and_scheduler(trainer, plan)
-    trainer.model_wrapped = trainer._wrap_model(trainer.model, training=True, dataloader=source.loader)
-    if resume is not None:
-        trainer._load_optimizer_and_scheduler(resume.reader.path)
-        trainer._load_scaler(resume.reader.path)
-    if is_stretched:
-        stretch_schedule(trainer, plan)
-    horizon = plan.horizon
-    _start_state(trainer, resume, horizon)
-    handler.train_dataloader = source.loader
-    handler.optimizer, handler.lr_scheduler = trainer.optimizer, trainer.lr_scheduler
-    handler.model = trainer.model
-    handler.bind(trainer.args, trainer.state, trainer.control)
+    _make_parts(trainer, source, plan, resume)
+    _start_state(trainer, resume, plan.horizon)
+    _bind_handler(trainer, source)
     losses, meters = _windows(trainer, resume, settings)
     if task is not None:
         task.bind(engine, training=True).meters = meters
@@ -203,7 +193,7 @@ def _runner(trainer: Trainer, resume: Resume | None) -> LoopRunner:
         optimizer=trainer.optimizer,
         scheduler=None if _steps_on_metrics(trainer.lr_scheduler) else trainer.lr_scheduler,
         settings=settings,
-        horizon=horizon,
+        horizon=plan.horizon,
         state=trainer.state,
         control=trainer.control,
         events=handler,
@@ -220,6 +210,26 @@ def _runner(trainer: Trainer, resume: Resume | None) -> LoopRunner:
         open_step=open_step(trainer, resume.unfinished, resume.reader) if resume is not None else None,
         read_rate=trainer._get_learning_rate if is_overridden(type(trainer), "_get_learning_rate") else None,
     )
+
+
+def _make_parts(trainer: Trainer, source: EpochLoader, plan: Plan, resume: Resume | None) -> None:
+    """Make optimizer, schedule and wrapper, and give them the state of the checkpoint."""
+    is_stretched = create_optimizer_and_scheduler(trainer, plan)
+    trainer.model_wrapped = trainer._wrap_model(trainer.model, training=True, dataloader=source.loader)
+    if resume is not None:
+        trainer._load_optimizer_and_scheduler(resume.reader.path)
+        trainer._load_scaler(resume.reader.path)
+    if is_stretched:
+        stretch_schedule(trainer, plan)
+
+
+def _bind_handler(trainer: Trainer, source: EpochLoader) -> None:
+    """Give the listeners what they are told of."""
+    handler = trainer.callback_handler
+    handler.train_dataloader = source.loader
+    handler.optimizer, handler.lr_scheduler = trainer.optimizer, trainer.lr_scheduler
+    handler.model = trainer.model
+    handler.bind(trainer.args, trainer.state, trainer.control)
 
 
 def _position(trainer: Trainer, source: EpochLoader, resume: Resume | None) -> Position:
