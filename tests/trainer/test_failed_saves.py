@@ -17,6 +17,7 @@ from hftrain.checkpoint.foreign import open_any
 from hftrain.checkpoint.ranks import StorageRefusedError
 from hftrain.errors import CheckpointError, ConfigurationError
 from tests.checkpoint.full import FullDisk, small_disk
+from tests.trainer.pretrained import StopAt
 from tests.trainer.tasks import Fit, Points, arguments, trainer, weights
 from tests.trainer.test_background import WRITER, At, Watching
 from tests.trainer.test_save import Scripted, checkpoints
@@ -234,3 +235,20 @@ def test_a_run_that_fills_its_own_disk_keeps_what_was_committed(tmp_path: Path) 
         assert 1 <= len(found) < 64
         for name in found:
             assert open_any(f"{disk}/{name}", verify="full").step == int(name.split("-")[1])
+
+
+@BOTH
+def test_the_one_that_was_resumed_from_stays_until_a_later_one_is_committed(
+    tmp_path: Path, disk: FullDisk, save_async: bool
+) -> None:
+    folder, seen = tmp_path / "run", []
+    trainer(folder, callbacks=[StopAt(4)], **SAVING).train()
+
+    def look() -> None:
+        written()
+        seen.append(checkpoints(folder))
+
+    callbacks = [Room(disk, {5: 0, 11: None}), At(10, look), At(13, look)]
+    resumed = trainer(folder, callbacks=callbacks, save_total_limit=1, save_async=save_async, **SAVING)
+    resumed.train(resume_from_checkpoint=True)
+    assert seen == [["checkpoint-4"], ["checkpoint-12"]]

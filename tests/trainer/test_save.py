@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from hftrain import DataModule, Trainer
+from hftrain import DataModule, Trainer, TrainerCallback
 from hftrain.errors import CheckpointError, TaskError
 from tests.trainer.tasks import Fit, Model, Points, arguments, trainer, weights
 
@@ -109,6 +109,26 @@ def test_at_the_end_a_limit_of_one_keeps_only_the_best(tmp_path: Path) -> None:
 def test_the_best_model_is_loaded_at_the_end(tmp_path: Path) -> None:
     ours = best_run(tmp_path, load_best_model_at_end=True)
     assert torch.equal(weights(ours.model), weights(Scripted.from_checkpoint(str(tmp_path / "checkpoint-8"))))
+
+
+def test_a_model_alone_is_enough_for_the_best_to_be_loaded(tmp_path: Path) -> None:
+    ours = best_run(tmp_path, load_best_model_at_end=True, save_only_model=True, save_total_limit=1)
+    assert checkpoints(tmp_path) == ["checkpoint-8"]
+    assert not (tmp_path / "checkpoint-8" / "optimizer.safetensors").exists()
+    assert torch.equal(weights(ours.model), weights(Scripted.from_checkpoint(str(tmp_path / "checkpoint-8"))))
+
+
+def test_what_is_being_uploaded_stays_while_the_run_goes_on_and_when_it_ends(tmp_path: Path) -> None:
+    class Uploading(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 5:
+                run_id = json.loads((tmp_path / "checkpoint-4" / "run.json").read_text())["run_id"]
+                (tmp_path / "runs" / run_id).mkdir(parents=True)
+                held = {"v": 1, "held": ["checkpoint-4"]}
+                (tmp_path / "runs" / run_id / "held.json").write_text(json.dumps(held))
+
+    best_run(tmp_path, callbacks=[Uploading()], load_best_model_at_end=True, save_total_limit=1, save_async=False)
+    assert checkpoints(tmp_path) == ["checkpoint-4", "checkpoint-8"]
 
 
 def test_save_strategy_best_saves_only_improvements(tmp_path: Path) -> None:
