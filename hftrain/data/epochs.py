@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from hftrain.data.dispatch import DispatchingLoader
 from hftrain.data.iterables import FillerBatch, FillerCollate, IterableShard, start_epoch
 from hftrain.data.places import EpochStart, EpochStates, Place, generators_of, set_generators, state_at
 from hftrain.data.samplers import EpochBatchSampler, EvalBatchSampler
+from hftrain.data.streams import EpochTurns, StreamLoader, Turns, turns_at
 from hftrain.data.workers import keep_workers_from_signals
 from hftrain.errors import DataError
 
@@ -75,7 +77,7 @@ class EpochLoader:
         self._place: Place | None = None
         self._start: EpochStart | None = None
         self._batches_per_step = batches_per_step
-        self._states: EpochStates | None = None
+        self._states: EpochStates | EpochTurns | None = None
         self.remembers = is_training and not isinstance(self._dealer, EpochBatchSampler)
         self._fillers: set[int] = set()
         self._has_given = self._was_opened = False
@@ -103,7 +105,9 @@ class EpochLoader:
             set_generators(self.loader, place.generators_now)
             return iter(())
         self._begin(place, is_inside=is_inside)
-        iterator = self._streamed(place, epoch, samples_done, batches_done)
+        turns = self._turns(place, epoch, samples_done, batches_done)
+        to_drop = 0 if turns is not None else to_drop
+        iterator = self._streamed(place, turns, epoch, samples_done, batches_done)
         if isinstance(self._dealer, DealtSampler) and (is_inside or self._dispatcher is None):
             # Now, so that a step which is drawn again from its beginning does not draw the order with it.
             self._dealer.start()
@@ -179,8 +183,36 @@ class EpochLoader:
             set_generators(self.loader, place.generators_now)
         self._start = EpochStart.now(self.loader)
 
-    def _streamed(self, place: Place | None, epoch: int, samples_done: int, batches_done: int) -> Iterator[Any]:
+    def _turns(self, place: Place | None, epoch: int, samples_done: int, batches_done: int) -> Turns | None:
+        """Tell the workers of an iterable data set what to skip; None if they are to skip nothing."""
+        if not isinstance(self.loader, StreamLoader) or not isinstance(self._dealer, IterableShard):
+            return None
+        num_workers, turns = self.loader.num_workers, None
+        if (samples_done or batches_done) and not self._was_opened:  # else persistent workers do not hear of it
+            turns = turns_at(place, samples=samples_done, batches=batches_done, num_workers=num_workers)
+        self._dealer.load_turns(epoch, turns)
+        return turns
+
+    def _by_turns(self, turns: Turns | None, epoch: int, samples_done: int, batches_done: int) -> Iterator[Any]:
+        assert isinstance(self.loader, StreamLoader)  # the caller checks
+        begin = time.monotonic()
+        iterator = self._iterate(epoch)
+        if turns is not None:
+            # Waited for here, where a signal stops the run at once; workers draw nothing from this process.
+            iterator = chain(list(islice(iterator, 1)), iterator)
+            _log_stream(self._dealer, has_state=False, seconds=time.monotonic() - begin)
+        per_batch = self.global_batch_size or 0
+        if turns is None:
+            samples_done = batches_done = 0  # what is dropped is drawn from here
+        self._states = EpochTurns(self.loader, turns, samples=samples_done, batches=batches_done, per_batch=per_batch)
+        return self._states.followed(iterator)
+
+    def _streamed(
+        self, place: Place | None, turns: Turns | None, epoch: int, samples_done: int, batches_done: int
+    ) -> Iterator[Any]:
         """Iterate over the loader; an iterable data set with a state of its own goes on from it."""
+        if isinstance(self.loader, StreamLoader):
+            return self._by_turns(turns, epoch, samples_done, batches_done)
         shard, num_workers = self._dealer, getattr(self.loader, "num_workers", 0)
         if not isinstance(shard, IterableShard) or num_workers or not self.remembers:
             return self._iterate(epoch)
@@ -263,7 +295,7 @@ class EpochLoader:
                 yield batch
 
 
-def _log_stream(shard: IterableShard, *, has_state: bool, seconds: float) -> None:
+def _log_stream(shard: Any, *, has_state: bool, seconds: float) -> None:
     name = type(shard.dataset).__name__
     if has_state:
         logger.info("%s goes on from its own state, loaded in %.1f s.", name, seconds)

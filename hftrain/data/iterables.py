@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from hftrain.data.dealing import Deal, Tail, length_of
 from hftrain.data.reseeding import seeded_samples
+from hftrain.data.streams import TurnFiller, Turns
 
 
 def start_epoch(dataset: Any, *, epoch: int, seed: int) -> None:
@@ -86,6 +88,7 @@ class IterableShard(IterableDataset[Any]):
         self._deal = deal
         self._is_seeding = is_seeding
         self._state: Any = None
+        self._turns: tuple[int, Turns] | None = None
         self._position = torch.zeros(2, dtype=torch.int64, device="cpu")
         if persistent:
             self._position.share_memory_()  # type: ignore[no-untyped-call]
@@ -93,7 +96,8 @@ class IterableShard(IterableDataset[Any]):
     def set_position(self, epoch: int, samples_done: int = 0) -> None:
         """Start the next iteration in ``epoch``, behind ``samples_done`` units of all ranks together.
 
-        With workers only the epoch can be set: how the samples are divided among them is not known here.
+        With workers only the epoch can be set: how the samples are divided among them is not known here, and
+        `load_turns` says what each of them skips.
         """
         self._position[0], self._position[1] = epoch, samples_done
 
@@ -109,6 +113,10 @@ class IterableShard(IterableDataset[Any]):
     def load_state(self, state: Any) -> None:
         """Start the next iteration of this process from what `state` returned at its position; None: skip to it."""
         self._state = state
+
+    def load_turns(self, epoch: int, turns: Turns | None) -> None:
+        """Let workers that start now skip, in this epoch, what they gave before."""
+        self._turns = None if turns is None else (epoch, turns)
 
     def remaining_after(self, samples_done: int) -> int | None:
         """Return this rank's number of rounds behind a position, in samples over all ranks; None when unknown."""
@@ -131,9 +139,14 @@ class IterableShard(IterableDataset[Any]):
     def __iter__(self) -> Iterator[Any]:
         epoch, samples_done = self._position.tolist()
         start_epoch(self.dataset, epoch=epoch, seed=self.seed)
+        worker, fillers = get_worker_info(), 0
+        if worker is not None and self._turns is not None and self._turns[0] == epoch:
+            turns = self._turns[1]
+            samples_done = turns.batches[worker.id] * self.round_size
+            fillers = turns.num_fillers(worker.id, per_batch=self._deal.share)
         state, self._state = self._state, None
         samples = iter(self.dataset)
-        if self._is_seeding and get_worker_info() is not None:
+        if self._is_seeding and worker is not None:
             samples = seeded_samples(samples, seed=self.seed, epoch=epoch)
         if state is None:
             # At once: what the data set draws from torch's default generator is drawn before a resume restores it.
@@ -142,7 +155,8 @@ class IterableShard(IterableDataset[Any]):
             head = self._deal.skip(samples, min(samples_done, self.round_size)) if self._deal.repeats else []
             self.dataset.load_state_dict(state)  # type: ignore[attr-defined]
             samples = iter(self.dataset)
-        return samples if self._deal.world_size == 1 else self._shares(samples, head)
+        own = samples if self._deal.world_size == 1 else self._shares(samples, head)
+        return chain((TurnFiller() for _ in range(fillers)), own) if fillers else own
 
     def _shares(self, samples: Iterator[Any], head: list[Any]) -> Iterator[Any]:
         for part, num_real in self._deal.parts(samples, head):
