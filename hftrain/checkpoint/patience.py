@@ -79,7 +79,7 @@ class PatientStorage:
             except OSError as error:
                 if not (is_repeatable and is_transient(error)):
                     raise
-                logger.warning("%s: %s. It is tried again in %g s.", path, error, wait_s)
+                logger.warning("%s: %s. It is tried again in %g s.", path, error.strerror or error, wait_s)
             time.sleep(wait_s)
         try:
             return action()
