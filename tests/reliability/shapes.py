@@ -61,8 +61,24 @@ class Cut(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
 
+class OwnLoader(Trainer):
+    """Reads the loader that is set on it, if any."""
+
+    loader: Any = None
+
+    def get_train_dataloader(self) -> Any:
+        """Return it."""
+        return super().get_train_dataloader() if self.loader is None else self.loader
+
+
 def train(
-    folder: Path | str, *, until: int | None = None, resume: bool = False, data: Any = None, **changes: Any
+    folder: Path | str,
+    *,
+    until: int | None = None,
+    resume: bool = False,
+    data: Any = None,
+    loader: Any = None,
+    **changes: Any,
 ) -> dict[str, Any]:
     """Train, from the newest checkpoint on if asked; return what this process trained on, and where the run ended."""
     torch.manual_seed(0)
@@ -80,13 +96,14 @@ def train(
         "ddp_backend": "gloo" if "RANK" in os.environ else None,
     }
     cut = Cut(until)
-    trainer = Trainer(
+    trainer = OwnLoader(
         Line(),
         TrainingArguments(str(folder), **{**settings, **changes}),
         train_dataset=Ids() if data is None else data,
         data_collator=ids_of,
         callbacks=[cut],
     )
+    trainer.loader = loader
     trainer.train(resume_from_checkpoint=resume)
     state = trainer.state
     found = {"seen": trainer.model.seen, "rates": cut.rates, "step": state.global_step, "max_steps": state.max_steps}

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.distributed.launch import launch
-from tests.reliability.shapes import NUM_SAMPLES, Ids, repeated_and_missing, train
+from tests.reliability.shapes import NUM_SAMPLES, Ids, ids_of, repeated_and_missing, train
 
 SHAPES: dict[str, dict[str, Any]] = {
     "smaller batches": {"per_device_train_batch_size": 3},
@@ -102,8 +103,6 @@ def test_other_data_are_another_order_and_the_run_ends_where_they_end(
 
 
 def train_here(folder: str, until: int | None, resume: bool, changes: dict[str, Any]) -> dict[str, Any]:
-    from tests.reliability.shapes import train
-
     return train(folder, until=until, resume=resume, **changes)
 
 
@@ -123,3 +122,20 @@ def test_one_process_becomes_two_and_one_again(tmp_path: Path, order: str) -> No
     assert rates[-1] == 0
     assert sorted(rates, reverse=True) == rates
     assert both[0]["random"] != both[1]["random"]
+
+
+# ---- loaders of the user ----------------------------------------------------------------------------
+
+
+def test_a_loader_of_the_user_goes_on_at_a_whole_batch_of_the_new_size(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def loader(batch_size: int) -> Any:
+        return torch.utils.data.DataLoader(Ids(), batch_size=batch_size, collate_fn=ids_of)  # type: ignore[arg-type]
+
+    one_batch: dict[str, Any] = {"gradient_accumulation_steps": 1, "num_train_epochs": 1}
+    first = train(tmp_path, until=5, loader=loader(4), **one_batch)
+    then = train(tmp_path, resume=True, loader=loader(8), per_device_train_batch_size=8, **one_batch)
+    assert first["seen"] + then["seen"] == [*range(20), *range(16, NUM_SAMPLES)]
+    assert then["step"] == then["max_steps"] == 5 + 5
+    assert "starts at whole batches only, so 4 samples are trained on again" in caplog.text
