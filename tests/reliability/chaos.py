@@ -288,13 +288,14 @@ def draw_aim(choose: random.Random, trial: Trial, kills_left: int, *, usual_s: f
     """Draw where the next kill goes, so far ahead that those to come find something left to kill."""
     committed = trial.kills[-1].committed if trial.kills else 0
     ahead = (NUM_STEPS - committed) / kills_left
-    if not committed and choose.random() < 0.4:
-        ahead = SAVE_STEPS  # before the first commit
     instants = set(Instant)
+    if not committed and choose.random() < 0.5:  # before the first commit
+        ahead = SAVE_STEPS
+        instants -= {Instant.EVALUATING, Instant.UNMARKING, Instant.DELETING, Instant.ENDING}
     if not committed:
-        instants.remove(Instant.READING)
+        instants.discard(Instant.READING)
     if kills_left > 1:
-        instants.remove(Instant.ENDING)
+        instants.discard(Instant.ENDING)
     if committed == NUM_STEPS:
         instants &= {Instant.STARTING, Instant.READING, Instant.ENDING}
     rank = choose.randrange(trial.scenario.processes)
