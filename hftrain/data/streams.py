@@ -118,6 +118,10 @@ def turns_at(place: Place | None, *, samples: int, batches: int, num_workers: in
     if not isinstance(stream, dict) or (stream.get("samples"), stream.get("batches")) != (samples, batches):
         return None
     turns, last = stream.get("turns"), stream.get("last")
-    if not isinstance(turns, list) or len(turns) != num_workers or not all(type(count) is int for count in turns):
+    if (
+        not isinstance(turns, list)
+        or len(turns) != num_workers
+        or not all(type(count) is int and count >= 0 for count in turns)
+    ):
         return None
     return Turns(turns, last) if type(last) is int and 0 <= last < num_workers else None
