@@ -6,14 +6,11 @@ import functools
 import uuid
 
 import fsspec
-import pytest
+from moto.server import ThreadedMotoServer
 
 
 @functools.cache
 def _server() -> object:
-    pytest.importorskip("s3fs")
-    from moto.server import ThreadedMotoServer
-
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
