@@ -197,7 +197,8 @@ def begin_folder(storage: Storage, folder: str, *, run_id: str, step: int) -> No
     except OSError:
         with suppress(OSError):  # the first error says what is wrong
             is_empty = all(entry.name == INCOMPLETE for entry in storage.list(folder))
-            storage.delete(folder if is_empty else mark)
+            if not os.path.isfile(folder):  # somebody's file in its place is neither a folder nor empty
+                storage.delete(folder if is_empty else mark)
         raise
     empty_folder(storage, folder)
 

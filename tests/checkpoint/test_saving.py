@@ -16,7 +16,7 @@ from hftrain.checkpoint.reader import open_checkpoint
 from hftrain.checkpoint.saving import CheckpointSave
 from hftrain.checkpoint.storage import LocalStorage
 from hftrain.errors import CheckpointError
-from tests.checkpoint.kit import manager, parts, thread_ranks
+from tests.checkpoint.kit import manager, parts, save, thread_ranks
 
 
 def begin(folder: Path, step: int = 1, **settings: Any) -> CheckpointSave:
@@ -140,3 +140,10 @@ def test_what_we_wrote_ourselves_is_not_read_back(tmp_path: Path) -> None:
     with begin(tmp_path, storage=ReadNothing()) as save:
         save.write(parts())
     assert status(tmp_path / "checkpoint-1") is Status.COMMITTED
+
+
+def test_a_file_in_the_place_of_the_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-1").write_text("mine")
+    with pytest.raises(CheckpointError):
+        save(manager(tmp_path), 1)
+    assert (tmp_path / "checkpoint-1").read_text() == "mine"
