@@ -66,6 +66,11 @@ class Keeping:
             yield every(self.every)
 
 
+def torn_bytes(found: Sequence[CheckpointFolder], run_id: str) -> int:
+    """Bytes in folders that go with the next commits, or are written over by them."""
+    return sum(entry.num_bytes for folder in found if _is_rubbish(folder, run_id) for entry in folder.files.values())
+
+
 def _is_rubbish(folder: CheckpointFolder, run_id: str) -> bool:
     """Whether it is torn, and this run's or never committed: what another run committed is not ours to judge."""
     is_begun = INCOMPLETE in folder.files or not folder.files

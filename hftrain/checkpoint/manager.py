@@ -113,8 +113,8 @@ class CheckpointManager:
             epoch: epochs done, with the fraction.
             samples: samples consumed, in the seeded global order.
             loaded: path of the one this run resumed from. It is never written over at its own step: the state
-                has not moved, so it stays as it is and None is returned. The same goes for one of this run, at this
-                very place, that is protected or being uploaded.
+                has not moved, so it stays as it is and None is returned. The same goes for the one that was committed
+                last, and for one of this run, at this very place, that is protected or being uploaded.
             folder_name: instead of ``checkpoint-<step>``; retention does not see such a folder.
 
         Raises:
@@ -246,6 +246,9 @@ class CheckpointManager:
         is_here = manifest is not None and (manifest.step, manifest.samples) == (step, samples)
         if is_here and loaded is not None and is_same_path(folder, loaded):
             logger.info("%s is what this run resumed from, at the same step; it is kept as it is.", folder)
+            return True
+        if is_here and found.name == self._newest:  # twice at one step: writing over it could lose what is committed
+            logger.info("%s is committed already, at this very step; it is kept as it is.", folder)
             return True
         reason = "is protected" if found.is_protected else self._hold_on(found)
         if reason is None:

@@ -6,6 +6,8 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from hftrain.checkpoint.catalog import scan
+from hftrain.checkpoint.cleaning import torn_bytes
 from hftrain.checkpoint.layout import size_text
 from hftrain.checkpoint.space import MARGIN, free_bytes, num_bytes, optimizer_bytes
 from hftrain.checkpoint.storage import join, storage_for
@@ -88,6 +90,8 @@ def _lack_of_space(trainer: SaveMethods, optimizer: Optimizer) -> str | None:
     free = free_bytes(folder)
     if free is None:
         return None
+    # What a killed run left half written is written over, or removed after the next commit.
+    free += torn_bytes(scan(storage_for(folder), folder), trainer.run_id or "")
     sizes = {"model": num_bytes(saved_tensors(trainer.model))}
     if not trainer.args.save_only_model:
         sizes["optimizer"] = optimizer_bytes(optimizer)

@@ -36,6 +36,21 @@ def saved(checkpoints: CheckpointManager, *which: int, **settings: Any) -> None:
         save(checkpoints, step, **settings)
 
 
+def test_a_second_save_at_one_step_leaves_the_first_as_it_is(tmp_path: Path) -> None:
+    checkpoints = manager(tmp_path)
+    saved(checkpoints, 1)
+    first = (tmp_path / "checkpoint-1" / "MANIFEST.json").read_bytes()
+    saved(checkpoints, 1)
+    assert (tmp_path / "checkpoint-1" / "MANIFEST.json").read_bytes() == first
+
+
+def test_a_step_that_is_trained_again_is_saved_again(tmp_path: Path) -> None:
+    saved(manager(tmp_path), 1)
+    first = (tmp_path / "checkpoint-1" / "MANIFEST.json").read_bytes()
+    saved(manager(tmp_path), 1)
+    assert (tmp_path / "checkpoint-1" / "MANIFEST.json").read_bytes() != first
+
+
 # ---- deleting ---------------------------------------------------------------------------------------
 
 

@@ -109,3 +109,13 @@ def test_a_read_only_disk_is_refused(tmp_path: Path) -> None:
         text = refused(disk)
     assert "cannot be written: OSError: [Errno 30]" in text
     assert "Set output_dir to a folder that can" in text
+
+
+def test_what_a_killed_run_left_half_written_counts_as_free(tmp_path: Path, free: Any) -> None:
+    run(tmp_path)
+    torn = tmp_path / "checkpoint-8"
+    (torn / "MANIFEST.json").unlink()
+    (torn / ".incomplete").write_text("{}")
+    free(100_000)  # with the 300 kB of the torn one it is enough
+    assert run(tmp_path, resume_from_checkpoint="auto").state.global_step == 8
+    assert (torn / "MANIFEST.json").exists()
