@@ -79,7 +79,7 @@ def refuse_lack_of_space(trainer: SaveMethods, optimizer: Optimizer) -> None:
     if trainer.args.save_strategy == "no" and trainer.args.save_minutes is None:
         return
     writers = trainer._writers()
-    problem = _lack_of_space(trainer, optimizer) if writers.is_writer else None
+    problem = writers.run(lambda: _lack_of_space(trainer, optimizer), place=trainer._get_output_dir(trial=None))
     problem = next((one for one in writers.of_each(problem) if one is not None), None)
     if problem is not None:
         raise ConfigurationError(problem)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hftrain import Trainer
+from hftrain.checkpoint.ranks import StorageRefusedError
 from hftrain.errors import ConfigurationError
 from hftrain.trainer import preflight
 from tests.checkpoint.full import small_disk
@@ -119,3 +120,14 @@ def test_what_a_killed_run_left_half_written_counts_as_free(tmp_path: Path, free
     free(100_000)  # with the 300 kB of the torn one it is enough
     assert run(tmp_path, resume_from_checkpoint="auto").state.global_step == 8
     assert (torn / "MANIFEST.json").exists()
+
+
+def test_an_output_dir_that_cannot_be_looked_through_is_an_error_on_all_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(storage: Any, folder: str) -> Any:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(preflight, "scan", broken)
+    with pytest.raises(StorageRefusedError, match="Input/output error"):
+        run(tmp_path)
