@@ -81,8 +81,8 @@ def unlisted_files(folder: CheckpointFolder) -> list[str]:
 def best_of(storage: Storage, folders: list[CheckpointFolder]) -> str | None:
     """The name of the best checkpoint, as the newest committed one knows it."""
     newest = next((one for one in reversed(folders) if one.status is Status.COMMITTED), None)
-    if newest is None or newest.files.get(TRAINER_STATE) is None:
-        return None
+    if newest is None or newest.manifest is None or TRAINER_STATE not in newest.manifest.files:
+        return None  # what is there and not listed is not part of it
     path = join(newest.path, TRAINER_STATE)
     try:
         with storage.read(path) as file:

@@ -87,19 +87,21 @@ class LocalStorage:
     """The disks of this machine, through ``os``."""
 
     def read(self, path: str) -> BinaryIO:
-        """Open a file; refuses a path that is a symbolic link, for it may lead anywhere."""
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
+        """Open a file; refuses a symbolic link, for it may lead anywhere, and does not wait for a pipe's other end."""
+        flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(path, os.O_RDONLY | flags)
         return os.fdopen(descriptor, "rb")
 
     def write(self, path: str, chunks: Iterable[Buffer]) -> Written:
         """Write, fsync the file, then fsync its folder, without which the file's name may be lost.
 
-        A link is replaced, for it may lead anywhere.
+        A link is replaced, for it may lead anywhere; so is a pipe, on which a writer would wait for ever.
         """
         folder = os.path.dirname(path) or "."
         _make_folders(folder)
-        if os.path.islink(path):
-            os.unlink(path)
+        with contextlib.suppress(FileNotFoundError):
+            if not (stat.S_ISREG(mode := os.lstat(path).st_mode) or stat.S_ISDIR(mode)):
+                os.unlink(path)
         with DiskFile(path) as file:
             written = hashed(chunks, file.write, file.flush)
             changed_ns = os.fstat(file.fileno()).st_mtime_ns

@@ -158,3 +158,12 @@ def test_paths_are_the_same_through_links_and_relative_names(tmp_path: Path, mon
     (tmp_path / "link").symlink_to("run")
     assert is_same_path("link", f"{tmp_path}/run")
     assert not is_same_path("memory://a", "memory://b")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_keeps_neither_a_reader_nor_a_writer_waiting_for_its_other_end(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with LocalStorage().read(f"{tmp_path}/pipe") as file:
+        assert file.read() == b""
+    assert LocalStorage().write(f"{tmp_path}/pipe", [b"data"]).num_bytes == 4
+    assert (tmp_path / "pipe").is_file()
