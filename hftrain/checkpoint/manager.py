@@ -232,6 +232,11 @@ class CheckpointManager:
             if folder.manifest is not None and folder.status is Status.COMMITTED
         ]
 
+    def has_committed(self, step: int) -> bool:
+        """Whether this step's checkpoint is committed in the folder, by any run. Looks at no other. No collective."""
+        found = inspect_folder(self._storage, join(self.output_dir, checkpoint_name(step)))
+        return found.status is Status.COMMITTED and found.step == step
+
     def whereabouts(self, path: str) -> str | None:
         """Where a checkpoint lies: under this output folder, if that was moved; else as given. None: nowhere."""
         moved = join(self.output_dir, name_of(plain_path(path)))

@@ -118,7 +118,7 @@ def note_state(trainer: SaveMethods) -> None:
     best, checkpoints = state.best_global_step, trainer._checkpoints
     if best is None or checkpoints is None or trainer.args.save_strategy not in BEST_HAS_A_CHECKPOINT:
         return
-    if best == state.global_step or any(known.step == best for known in checkpoints.committed()):
+    if best == state.global_step or checkpoints.has_committed(best):
         state.best_model_checkpoint = join(checkpoints.output_dir, checkpoint_name(best))
 
 

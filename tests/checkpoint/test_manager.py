@@ -307,3 +307,11 @@ def test_a_checkpoint_that_is_protected_while_the_run_goes_on_is_not_deleted(tmp
     protect(kept, is_protected=False)
     save(checkpoints, 4)
     assert [known.step for known in checkpoints.committed()] == [4]
+
+
+def test_a_step_counts_as_committed_when_its_own_folder_is(tmp_path: Path) -> None:
+    checkpoints = manager(tmp_path)
+    path = save(checkpoints, 2)
+    assert (checkpoints.has_committed(2), checkpoints.has_committed(3)) == (True, False)
+    Path(path, "MANIFEST.json").unlink()
+    assert not checkpoints.has_committed(2)
