@@ -37,10 +37,6 @@ _PACKAGES = {
 _WITHOUT_FOLDERS = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "oci", "tos"})
 """Stores to which asking for a folder may mean: create the bucket."""
 _GLOB = re.compile(r"[*?\[]")
-_OUTAGE = re.compile(
-    r"Timeout|Connect|Disconnect|Payload|HTTPClient|Incomplete|Streaming|Throttl|Service(Request|Respon)"
-)
-_OUTAGE_CODES = (408, 429, 500, 502, 503, 504)
 
 
 class UrlStorage:

@@ -64,7 +64,6 @@ def optimizer_bytes(optimizer: Optimizer) -> int:
 
 
 def _bytes_of_first_state(optimizer: Optimizer, group: dict[str, Any]) -> int:
-
     settings = group | {name: False for name in _KERNELS if name in group}
     takes = inspect.signature(type(optimizer)).parameters
     options = {name: value for name, value in settings.items() if name in takes and name != "params"}
