@@ -7,6 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
 
@@ -185,11 +186,19 @@ class BackgroundWrite:
 
     def _end(self, plan: WritePlan) -> None:
         try:
+            if self._error is not None:
+                self._wait_for_others()
             plan.settled(self._error is None)
         except Exception as error:
             logger.warning("After %s was written, old checkpoints could not be looked through: %s", self.folder, error)
         text = None if self._error is None else f"On rank 0: {text_of(self._error)}"
         self._leave(f"{self._name}/end", {"error": text, "is_refusal": self._is_refusal})
+
+    def _wait_for_others(self) -> None:
+        """Wait until no rank writes: what comes into a folder after its removal would make it anew, and stay."""
+        with suppress(WriteStoppedError, CheckpointError):
+            for rank in range(1, self._world_size):
+                self._wait_for(f"{self._name}/{rank}")
 
     def _written_by_all(self) -> dict[str, Written]:
         written: dict[str, Written] = {}
