@@ -118,6 +118,7 @@ class LoopRunner(StepEnds):
         """Set what is counted and noted while the loop runs."""
         self.unfinished = Unfinished()
         """What this run leaves to do, once it was stopped."""
+        self._ending: Event | None = None
         self._event_left: Event | None = None
         self._is_evaluating = False
         self._num_rows = 0
@@ -225,11 +226,6 @@ class LoopRunner(StepEnds):
             )
             self.control.should_training_stop = True
         return True
-
-    def _ends_epoch(self) -> bool:
-        control = self.control
-        is_over = self.state.global_step >= self.horizon.max_steps
-        return control.should_epoch_stop or control.should_training_stop or is_over
 
     @property
     def drawn_from(self) -> Any:

@@ -37,7 +37,7 @@ class Noisy(Points):
         return {**sample, "x": sample["x"] + 0.1 * torch.randn(4)}
 
 
-def run(folder: Path, *stops: Stop, task: type[Fit] = Fit, **changes: Any) -> Trainer:
+def run(folder: Path, *stops: TrainerCallback, task: type[Fit] = Fit, **changes: Any) -> Trainer:
     settings = {"gradient_accumulation_steps": 3, "per_device_train_batch_size": 4, "logging_steps": 2}
     data = DataModule(train=Noisy(), eval=Points(20, seed=1))
     return trainer(folder, task, data, callbacks=[*stops], **{**settings, **changes})
@@ -101,6 +101,38 @@ def test_a_run_stopped_at_an_event_goes_on(tmp_path: Path, event: str) -> None:
 def test_an_evaluation_that_was_left_is_run_again(tmp_path: Path, strategy: str) -> None:
     how = {"eval_strategy": strategy, "eval_steps": 4, "save_strategy": strategy, "save_steps": 4}
     assert_goes_on(tmp_path, Stop("on_prediction_step", 2), per_device_eval_batch_size=4, **how)
+
+
+class EndOfEpoch(TrainerCallback):
+    """Ends the first epoch after two steps, if asked to, and notes the ends of epochs."""
+
+    def __init__(self, *, is_early: bool = False) -> None:
+        self.is_early = is_early
+        self.ends: list[int] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_epoch_stop = self.is_early and state.global_step == 2
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.ends.append(state.global_step)
+
+
+@pytest.mark.parametrize(("is_early", "at"), [(False, 4), (False, 8), (True, 2)])
+@pytest.mark.parametrize(("event", "strategy"), [("on_step_end", "epoch"), ("on_evaluate", "steps")])
+def test_the_end_of_an_epoch_is_not_lost_where_its_last_step_was_stopped(
+    tmp_path: Path, is_early: bool, at: int, event: str, strategy: str
+) -> None:
+    how = {"num_train_epochs": 2, "gradient_accumulation_steps": 4, "eval_strategy": strategy, "eval_steps": 1}
+    noted = {name: EndOfEpoch(is_early=is_early) for name in ("whole", "cut")}
+    whole = run(tmp_path / "whole", noted["whole"], **how)
+    whole.train()
+    with pytest.raises(TrainingInterrupted):
+        run(tmp_path / "cut", noted["cut"], Stop(event, at), **how).train()
+    again = run(tmp_path / "cut", noted["cut"], **how)
+    again.train(resume_from_checkpoint=True)
+    assert noted["cut"].ends == noted["whole"].ends
+    assert torch.equal(weights(again.model), weights(whole.model))
+    assert rows(again)[:-1] == rows(whole)[:-1]
 
 
 class Predict(TrainerCallback):
