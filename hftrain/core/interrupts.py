@@ -162,6 +162,10 @@ class Interrupts:
         if self.wake is not None:
             self.wake()
 
+    def before_drawing(self) -> Any:
+        """Return the random state that a step's micro-batches are drawn from, if the run can stop between them."""
+        return self.random_states.take() if self.stops_in_steps else None
+
     def after_micro_batch(self) -> bool:
         """Return whether the run is to stop inside its step."""
         return self.stops_in_steps and self._is_stopping()

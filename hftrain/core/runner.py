@@ -111,7 +111,7 @@ class LoopRunner(StepEnds):
         self._interrupts = interrupts or Interrupts()
         self._open_step = open_step
         self._left_by_stopped = unfinished or Unfinished()
-        self._drawer = StepDrawer(task, self._interrupts.random_states.take, draw)
+        self._drawer = StepDrawer(task, self._interrupts.before_drawing, draw)
         self._start_afresh()
 
     def _start_afresh(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hftrain.core.agreement import SharedInterrupts
-from hftrain.core.interrupts import StopAsked
+from hftrain.core.interrupts import Interrupts, RandomStates, StopAsked
 from hftrain.hardware.notes import OwnNotes
 
 
@@ -183,6 +183,12 @@ def test_a_save_that_was_decided_is_not_lost_to_a_stop_that_is_proposed_before_a
         wait_for(notes, "proposal/2")
         time.sleep(0.3)  # the second rank looks
         assert second.after_step() == "save"
+
+
+def test_random_states_are_read_before_a_step_only_where_the_run_can_stop_inside_it() -> None:
+    states = RandomStates(take=lambda: "state")
+    assert Interrupts(random_states=states).before_drawing() == "state"
+    assert SharedInterrupts(OwnNotes(), rank=1, world_size=2, random_states=states).before_drawing() is None
 
 
 def wait_for(notes: OwnNotes, name: str) -> str | None:
