@@ -35,13 +35,14 @@ class ResumeFinder:
             return self._named(plain_path(resume_from))  # type: ignore[arg-type]
         found = scan(self._storage, self._output_dir)
         path = self.newest([folder for folder in found if among is None or folder.name in among])
+        self._warn_of_damaged(found, taken=path)
         if path is not None or among is not None:
             return path
         newer = [folder.reason for folder in found if folder.status is Status.NEWER]
         if newer:
             raise TornCheckpointError(f"{self._output_dir} holds no checkpoint that can be read. {newer[-1]}")
         if any(folder.status is not Status.NOT_ONE for folder in found):
-            logger.warning("%s holds only torn checkpoints, none committed; starting at step 0.", self._output_dir)
+            logger.warning("%s holds only torn checkpoints; starting at step 0.", self._output_dir)
             return None
         if resume_from == "auto":
             return None
@@ -72,10 +73,20 @@ class ResumeFinder:
         if before is not None:
             logger.warning("%s cannot be resumed from; taking %s instead. %s", folder.path, before, reason)
             return before
-        if any(other.status in (Status.COMMITTED, Status.UNVERIFIABLE) for other in found):
-            raise TornCheckpointError(f"{folder.path} cannot be resumed from, and there is none before it. {reason}")
+        if folder.is_damaged or any(other.status in (Status.COMMITTED, Status.UNVERIFIABLE) for other in found):
+            raise TornCheckpointError(
+                f"{folder.path} cannot be resumed from, and there is none before it. {reason} Leave "
+                "resume_from_checkpoint out to start at step 0."
+            )
         logger.warning("%s was never committed, nor was any other there; starting at step 0.", folder.path)
         return None
+
+    def _warn_of_damaged(self, found: Sequence[CheckpointFolder], *, taken: str | None) -> None:
+        """Say which later checkpoints were whole once: those that a kill left unfinished are nothing to wonder at."""
+        step_taken = -1 if taken is None else parse_step(name_of(taken)) or 0
+        for folder in found:
+            if folder.is_damaged and (folder.step or 0) > step_taken:
+                logger.warning("%s is passed over. %s", folder.path, folder.reason)
 
     def _look_at(self, path: str) -> CheckpointFolder | None:
         """The folder as given, else under output_dir; None if there is no checkpoint, torn or whole."""

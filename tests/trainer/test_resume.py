@@ -11,6 +11,7 @@ import torch
 from hftrain import DataModule, TrainerCallback
 from hftrain.core.position import Position
 from hftrain.errors import CheckpointError, ConfigurationError
+from tests.checkpoint.hostile import exchange
 from tests.trainer.tasks import CountedFit, Fit, Points, trainer, weights
 
 
@@ -238,8 +239,7 @@ def test_a_model_only_checkpoint_cannot_be_resumed(tmp_path: Path) -> None:
 def test_a_file_that_holds_something_else_is_named(tmp_path: Path, name: str) -> None:
     trainer(tmp_path, save_strategy="steps", save_steps=16).train()
     folder = tmp_path / "checkpoint-16"
-    (folder / "MANIFEST.json").unlink()  # it would tell first
-    (folder / f"{name}.json").write_text("[1]")
+    exchange(folder, f"{name}.json", b"[1]")  # with its checksum
     with pytest.raises(CheckpointError, match=f"{name}.json holds no JSON object"):
         trainer(tmp_path).train(resume_from_checkpoint=str(folder))
 
