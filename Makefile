@@ -2,18 +2,20 @@
 #
 #   make demo     train the handwritten digits         make test     the whole suite (FAST=1: without the slow tests)
 #   make check    ruff, mypy --strict, import-linter   make test-gpu the tests that need a CUDA device
-#   make bench    the overhead table of the README     make setup    .venv alone
+#   make bench    the overhead table of the README     make chaos    kills runs at random instants, resumes them
+#   make setup    .venv alone
 
 PYTHON ?= python3
 BIN := .venv/bin
 FAST ?=
 GPU_PYTHON ?=
 PYTEST_ARGS ?=
+CHAOS_ARGS ?=
 
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test check test-gpu bench
+.PHONY: setup demo test check test-gpu chaos bench
 .DELETE_ON_ERROR:
 
 setup: .venv/stamp
@@ -32,6 +34,10 @@ test: setup
 # GPU_PYTHON=python3 runs them with an interpreter that has torch and Lightning already, and sets nothing up.
 test-gpu: $(if $(GPU_PYTHON),,setup)
 	PYTHONPATH=. $(or $(GPU_PYTHON),$(BIN)/python) -m pytest -m gpu $(PYTEST_ARGS)
+
+# CHAOS_ARGS="--kills 20 --only later --seed 3" kills fewer, and others.
+chaos: setup
+	$(BIN)/python tests/reliability/chaos.py $(CHAOS_ARGS)
 
 bench: setup
 	$(BIN)/python tests/benchmarks/step_overhead.py

@@ -93,7 +93,8 @@ class PackageClassifier(nn.Module):
 
     def __init__(self, num_labels: int) -> None:
         super().__init__()
-        self.encoder = AutoModel.from_pretrained(ENCODER, add_pooling_layer=False)
+        self.encoder = AutoModel.from_pretrained(ENCODER)
+        self.encoder.pooler = None  # the mean over the tokens takes its place
         self.head = nn.Linear(self.encoder.config.hidden_size, num_labels)
         layers = self.encoder.encoder.layer
         for frozen in (self.encoder.embeddings, *layers[: len(layers) // 2]):

@@ -67,7 +67,6 @@ REFUSED: Mapping[str, Row] = {
     # what is measured and where it goes
     "ray_scope": Row("Leave it out; only a search with Ray reads it.", unset=(None,)),
     # our own
-    "save_keep_every_steps": Row("Set save_total_limit=None to keep all checkpoints."),
     "report": Row("Leave it out."),
     # sequence to sequence
 }

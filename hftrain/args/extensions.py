@@ -17,7 +17,9 @@ class ExtensionArguments:
         None, "Write checkpoints while training goes on; None: if nothing watches the save and there is memory for it."
     )
     save_minutes: float | None = argument(None, "Minutes from one checkpoint to the next, beside save_strategy.")
-    save_keep_every_steps: int | None = argument(None, "Keep every checkpoint whose step is a multiple of this.")
+    save_keep_every_steps: int | None = argument(
+        None, "Keep every checkpoint whose step is a multiple of this, beside those of save_total_limit."
+    )
     deadline_minutes: float | None = argument(
         None, "Minutes after which `train` saves and ends the process with exit code 75."
     )

@@ -77,6 +77,7 @@ RANGES: Mapping[str, Range] = {
     "dataloader_num_workers": Range(0),
     "dataloader_prefetch_factor": Range(1),
     "save_minutes": Range(0),
+    "save_keep_every_steps": Range(1),
     "deadline_minutes": Range(0),
     "tracker_close_s": Range(0),
 }

@@ -113,7 +113,7 @@ class NotebookProgressCallback(TrainerCallback):
     ) -> None:
         """Open the evaluation's bar with the first batch, and move it, if its time has come."""
         if self.prediction_bar is None or eval_dataloader is not self._loader:  # an error may have left another's bar
-            total, self.prediction_bar, self._loader = _length(eval_dataloader), None, eval_dataloader
+            total, self.prediction_bar, self._loader = num_batches(eval_dataloader), None, eval_dataloader
             if total is None or not state.is_world_process_zero:
                 return
             self.prediction_bar, self._next_update = ProgressBar(total), 0.0
@@ -205,7 +205,7 @@ def _shown(value: Any) -> str:
     return f"{value:.6f}" if isinstance(value, float) else html.escape(str(value))
 
 
-def _length(loader: Any) -> int | None:
+def num_batches(loader: Any) -> int | None:
     """How many batches there are; None where the loader cannot tell."""
     try:
         return len(loader)

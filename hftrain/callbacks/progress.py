@@ -6,7 +6,7 @@ import sys
 from time import monotonic
 from typing import Any
 
-from hftrain.callbacks.notebook import NotebookProgressCallback, in_notebook
+from hftrain.callbacks.notebook import NotebookProgressCallback, in_notebook, num_batches
 from hftrain.types.callback import TrainerCallback, without_keywords
 from hftrain.types.control import TrainerControl
 
@@ -77,7 +77,7 @@ class ProgressCallback(TrainerCallback):
             self._loader = eval_dataloader
         self._batches += 1
         if self._batches == 1 and state.is_world_process_zero and _is_watched(args):
-            total = _length(eval_dataloader)
+            total = num_batches(eval_dataloader)
             if total is not None:
                 self.prediction_bar = _bar(total=total, leave=self.training_bar is None)
                 self._next_update = 0.0
@@ -159,11 +159,3 @@ def _bar(*, total: int, initial: int = 0, leave: bool = True) -> Any:
 
     # The callback decides when to draw, so tqdm draws whenever it is asked.
     return tqdm(total=total, initial=initial, leave=leave, dynamic_ncols=True, mininterval=0, miniters=1)
-
-
-def _length(loader: Any) -> int | None:
-    """How many batches there are; None where the loader cannot tell."""
-    try:
-        return len(loader)
-    except TypeError:
-        return None

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from hftrain.checkpoint.background_write import BackgroundWrite, Notes, Outcome, WritePlan
-from hftrain.checkpoint.saving import CheckpointSave, Ranks
+from hftrain.checkpoint.ranks import Ranks
+from hftrain.checkpoint.saving import CheckpointSave
 from hftrain.checkpoint.staging import HostBuffers, StagedParts
 from hftrain.checkpoint.storage import Storage
 from hftrain.errors import CheckpointError
@@ -64,6 +67,10 @@ class BackgroundSaves:
     def buffer_bytes(self) -> int:
         """Host memory that is held for copies."""
         return self._buffers.num_bytes
+
+    def reserve(self, tensors: Iterable[Tensor]) -> None:
+        """Take the memory for this process's copies of such tensors while training goes on, ahead of the first save."""
+        self._buffers.reserve(tensors)
 
     def stage(self, max_shard_bytes: int) -> StagedParts | None:
         """Return where to copy the parts of the save that begins; None if it is to be written at once."""
@@ -132,6 +139,7 @@ class BackgroundSaves:
 
         Its folder is committed then, or torn. For the end of a run that failed.
         """
+        self._buffers.stop_reserving()
         if self._writing is not None:
             self._writing.close(patience_s=patience_s)
             self._writing = None

@@ -7,10 +7,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, BinaryIO, Protocol, TypeVar
 
-from hftrain.checkpoint.storage import Entry, Storage, Written
+from hftrain.checkpoint.ranks import is_refusal, text_of
+from hftrain.checkpoint.storage import Entry, Repeatable, Storage, Written
 from hftrain.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -140,7 +142,7 @@ class BackgroundWrite:
             return Outcome(folder=self.folder)
         if isinstance(error, CheckpointError):
             return Outcome(folder=self.folder, error=error, is_refusal=self._is_refusal)
-        told = CheckpointError(f"{self.folder} could not be written ({_text_of(error)}). Older ones are untouched.")
+        told = CheckpointError(f"{self.folder} could not be written ({text_of(error)}). Older ones are untouched.")
         told.__cause__ = error
         return Outcome(folder=self.folder, error=told, is_refusal=self._is_refusal)
 
@@ -175,20 +177,28 @@ class BackgroundWrite:
                 self._twice(lambda: plan.commit(everything))
         except Exception as error:  # kept for the loop, which raises it at its next step
             self._error = error
-            self._is_refusal = self._is_refusal or isinstance(error, OSError)
+            self._is_refusal = self._is_refusal or is_refusal(error)
             if self._rank != 0:
-                note = {"error": _text_of(error), "is_refusal": self._is_refusal}
+                note = {"error": text_of(error), "is_refusal": self._is_refusal}
                 self._leave(f"{self._name}/{self._rank}", note)
         if self._rank == 0:
             self._end(plan)
 
     def _end(self, plan: WritePlan) -> None:
         try:
+            if self._error is not None:
+                self._wait_for_others()
             plan.settled(self._error is None)
         except Exception as error:
             logger.warning("After %s was written, old checkpoints could not be looked through: %s", self.folder, error)
-        text = None if self._error is None else f"On rank 0: {_text_of(self._error)}"
+        text = None if self._error is None else f"On rank 0: {text_of(self._error)}"
         self._leave(f"{self._name}/end", {"error": text, "is_refusal": self._is_refusal})
+
+    def _wait_for_others(self) -> None:
+        """Wait until no rank writes: what comes into a folder after its removal would make it anew, and stay."""
+        with suppress(WriteStoppedError, CheckpointError):
+            for rank in range(1, self._world_size):
+                self._wait_for(f"{self._name}/{rank}")
 
     def _written_by_all(self) -> dict[str, Written]:
         written: dict[str, Written] = {}
@@ -206,8 +216,10 @@ class BackgroundWrite:
     def _twice(self, action: Callable[[], T]) -> T:
         try:
             return action()
-        except OSError as error:
-            logger.warning("%s: %s. It is tried once more.", self.folder, _text_of(error))
+        except Exception as error:
+            if not is_refusal(error):
+                raise
+            logger.warning("%s: %s. It is tried once more.", self.folder, text_of(error))
             self._stop.wait(_RETRY_AFTER_S)
             return action()
 
@@ -248,7 +260,8 @@ class StoppableStorage:
 
     def write(self, path: str, chunks: Iterable[Buffer]) -> Written:
         """Write a file, as far as it is wanted."""
-        return self._storage.write(path, self._wanted(chunks))
+        wanted = self._wanted(chunks) if iter(chunks) is chunks else Repeatable(lambda: self._wanted(chunks))
+        return self._storage.write(path, wanted)
 
     def list(self, path: str) -> tuple[Entry, ...]:
         """List a folder."""
@@ -268,7 +281,3 @@ class StoppableStorage:
     def _go_on(self) -> None:
         if self._stop.is_set():
             raise WriteStoppedError("The rest is not wanted any more.")
-
-
-def _text_of(error: BaseException) -> str:
-    return str(error) if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"

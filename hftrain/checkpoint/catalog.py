@@ -43,6 +43,10 @@ class Status(enum.Enum):
     NOT_ONE = "not a checkpoint"
 
 
+OWN_FILES = frozenset({"run.json", "data.json"})
+"""Files that no other trainer writes: a folder with one of them and without a manifest has lost it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class CheckpointFolder:
     """A folder, looked at.
@@ -64,6 +68,11 @@ class CheckpointFolder:
     def name(self) -> str:
         """The folder's own name."""
         return name_of(self.path)
+
+    @property
+    def is_damaged(self) -> bool:
+        """Whether it is torn although nothing says that it is being written or removed: it was whole once."""
+        return self.status is Status.TORN and bool(self.files) and INCOMPLETE not in self.files
 
     @property
     def is_protected(self) -> bool:
@@ -93,7 +102,8 @@ def inspect_folder(storage: Storage, path: str) -> CheckpointFolder:
         except (TornCheckpointError, UnsafeCheckpointError) as error:
             status, reason = Status.TORN, str(error)
     elif status is Status.TORN:
-        reason = f"{path} was begun and never committed."
+        is_begun = INCOMPLETE in files or not files
+        reason = f"{path} was begun and never committed." if is_begun else f"{path} has lost its {MANIFEST}."
     return CheckpointFolder(path=path, status=status, step=step, files=files, manifest=manifest, reason=reason)
 
 
@@ -101,7 +111,9 @@ def _status_without_manifest(files: dict[str, Entry], *, is_empty_step: bool) ->
     # An empty checkpoint-<step> is what is left when a save or a removal is stopped at its first or last step.
     if INCOMPLETE in files or is_empty_step:
         return Status.TORN
-    return Status.UNVERIFIABLE if TRAINER_STATE in files else Status.NOT_ONE
+    if TRAINER_STATE not in files:
+        return Status.NOT_ONE
+    return Status.TORN if OWN_FILES & files.keys() else Status.UNVERIFIABLE
 
 
 def scan(
@@ -162,20 +174,21 @@ def check_sums(storage: Storage, folder: CheckpointFolder, level: Verification) 
     if manifest is None or level == "sizes" or (level == "auto" and manifest.total_bytes >= CHECKED_BYTES):
         return
     for name, record in manifest.files.items():
-        found = _sha256(storage, join(folder.path, name))
-        if found != record.sha256:
-            raise TornCheckpointError(
-                f"{join(folder.path, name)} changed after it was written: its sha256 is {found}, "
-                f"the manifest says {record.sha256}."
-            )
+        path = join(folder.path, name)
+        try:
+            problem = problem_with_sum(storage, path, record.sha256)
+        except OSError as error:
+            raise CheckpointError(f"{path} cannot be read: {error}.") from error
+        if problem is not None:
+            raise TornCheckpointError(f"{path} {problem}.")
 
 
-def _sha256(storage: Storage, path: str) -> str:
+def problem_with_sum(storage: Storage, path: str, expected: str) -> str | None:
+    """Read a file whole; return in what its sha256 is wrong, None if it is right. Raises OSError."""
     digest = hashlib.sha256()
-    try:
-        with storage.read(path) as file:
-            while chunk := file.read(_READ_BYTES):
-                digest.update(chunk)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error}.") from error
-    return digest.hexdigest()
+    with storage.read(path) as file:
+        while chunk := file.read(_READ_BYTES):
+            digest.update(chunk)
+    if digest.hexdigest() == expected:
+        return None
+    return f"changed after it was written: its sha256 is {digest.hexdigest()}, the manifest says {expected}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -14,11 +15,13 @@ import torch
 from hftrain.checkpoint.layout import is_run_id, parse_step
 from hftrain.checkpoint.storage import folder_of, is_same_path, join, name_of, plain_path
 from hftrain.errors import TornCheckpointError
-from hftrain.types.state_fields import is_count, wrong_fields
+from hftrain.types.state_fields import is_amount, is_count, wrong_fields
 
 Rule = Callable[[Any], bool]
 
 _MAX_GENERATOR_TEXT = 100_000
+_MAX_KNOTS = 100_000
+_POSITION = {"epoch", "batches", "samples"}
 
 
 def check_document(name: str, document: Mapping[str, Any], *, path: str) -> None:
@@ -30,7 +33,7 @@ def check_document(name: str, document: Mapping[str, Any], *, path: str) -> None
         path: of the file, for the message.
     """
     if name == "trainer_state":
-        wrong = wrong_fields(document)
+        wrong = wrong_fields({"global_step": None, **document})
     else:
         rules = _RULES.get(name, {})
         wrong = [
@@ -67,7 +70,7 @@ def _is_object(value: Any) -> bool:
 
 
 def _is_position(value: Any) -> bool:
-    return isinstance(value, dict) and all(map(is_count, value.values()))
+    return isinstance(value, dict) and set(value) == _POSITION and all(map(is_count, value.values()))
 
 
 def _is_unfinished(value: Any) -> bool:
@@ -115,9 +118,9 @@ def _are_windows(value: Any) -> bool:
 def _is_order(value: Any) -> bool:
     if not isinstance(value, dict):
         return False
-    texts = [value[name] for name in ("drawn_from", "generator") if name in value]
-    size = value.get("group_size", 1)
-    return all(map(_is_generator, texts)) and is_count(size) and 0 < size < 1 << 32
+    texts = [value.get("drawn_from"), *([value["generator"]] if "generator" in value else [])]
+    size, by_own = value.get("group_size", 1), value.get("by_own", False)
+    return all(map(_is_generator, texts)) and is_count(size) and 0 < size < 1 << 32 and isinstance(by_own, bool)
 
 
 def _is_generator(text: Any) -> bool:
@@ -132,6 +135,25 @@ def _is_generator(text: Any) -> bool:
     return True
 
 
+def _is_length(value: Any) -> bool:
+    """By how much a run's end was moved, and through which knots its schedule is stretched."""
+    if not isinstance(value, dict):
+        return False
+    moved = [value[name] for name in ("extra_steps", "extra_epochs") if name in value]
+    return all(type(it) is int and abs(it) < 1 << 63 for it in moved) and _are_knots(
+        value.get("schedule", [[0, 0], [1, 1]])
+    )
+
+
+def _are_knots(value: Any) -> bool:
+    if not isinstance(value, list) or not 2 <= len(value) <= _MAX_KNOTS:
+        return False
+    if not all(isinstance(it, list) and len(it) == 2 and is_count(it[0]) and is_amount(it[1]) for it in value):
+        return False
+    rises = all(one[0] < other[0] and one[1] < other[1] for one, other in pairwise(value))
+    return rises and value[0] == [0, 0]
+
+
 def _is_size(value: Any) -> bool:
     return is_count(value) and value > 0
 
@@ -142,7 +164,10 @@ _RULES: Mapping[str, Mapping[str, Rule]] = {
         "unfinished": _is_unfinished,
         "order": _or_none(_is_order),
         "windows": _are_windows,
+        "length": _or_none(_is_length),
         "seed": _or_none(is_count),
+        "num_workers": _or_none(is_count),
+        "num_samples": _or_none(is_count),
         "batch_size": _or_none(_is_size),
         "accumulation_steps": _or_none(_is_size),
         "world_size": _or_none(_is_size),

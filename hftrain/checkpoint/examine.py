@@ -5,20 +5,18 @@ No torch here: listing checkpoints must be instant.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from hftrain.checkpoint.catalog import CheckpointFolder, Status, inspect_folder, scan
+from hftrain.checkpoint.catalog import CheckpointFolder, Status, inspect_folder, problem_with_sum, scan
 from hftrain.checkpoint.layout import INCOMPLETE, MANIFEST, MAX_JSON_BYTES, PROTECTED, TRAINER_STATE, load_json
 from hftrain.checkpoint.storage import Storage, is_url, join, name_of, plain_path, storage_for
 from hftrain.errors import CheckpointError, CheckpointNotFoundError
 
 logger = logging.getLogger(__name__)
 
-_READ_BYTES = 16 << 20
 _MAX_LOOKS = 3
 
 
@@ -41,7 +39,8 @@ def checkpoints_at(path: str, storage: Storage) -> list[CheckpointFolder]:
     if found:
         return found
     if not is_url(path) and not os.path.isdir(path):
-        raise CheckpointNotFoundError(f"There is no folder {path}.")
+        found_instead = " It is a file." if os.path.exists(path) else ""
+        raise CheckpointNotFoundError(f"There is no folder {path}.{found_instead}")
     folder = inspect_folder(storage, path)
     return [] if folder.status is Status.NOT_ONE else [folder]
 
@@ -82,8 +81,8 @@ def unlisted_files(folder: CheckpointFolder) -> list[str]:
 def best_of(storage: Storage, folders: list[CheckpointFolder]) -> str | None:
     """The name of the best checkpoint, as the newest committed one knows it."""
     newest = next((one for one in reversed(folders) if one.status is Status.COMMITTED), None)
-    if newest is None or newest.files.get(TRAINER_STATE) is None:
-        return None
+    if newest is None or newest.manifest is None or TRAINER_STATE not in newest.manifest.files:
+        return None  # what is there and not listed is not part of it
     path = join(newest.path, TRAINER_STATE)
     try:
         with storage.read(path) as file:
@@ -118,13 +117,7 @@ def protect(path: str, *, is_protected: bool = True) -> str:
 
 
 def _problem_with_sum(storage: Storage, path: str, expected: str) -> str | None:
-    digest = hashlib.sha256()
     try:
-        with storage.read(path) as file:
-            while chunk := file.read(_READ_BYTES):
-                digest.update(chunk)
+        return problem_with_sum(storage, path, expected)
     except OSError as error:
         return f"cannot be read: {error}"
-    if digest.hexdigest() == expected:
-        return None
-    return f"changed after it was written: its sha256 is {digest.hexdigest()}, the manifest says {expected}"

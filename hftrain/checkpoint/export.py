@@ -8,6 +8,7 @@ object, and no resume reads it.
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from hftrain.checkpoint.contents import Part, model_state, rng_of, scaler_state,
 from hftrain.checkpoint.foreign import OPTIMIZER, WEIGHTS
 from hftrain.checkpoint.layout import INCOMPLETE, TRAINER_STATE, Manifest, dump_json, is_model_file
 from hftrain.checkpoint.reader import CheckpointReader, open_checkpoint
-from hftrain.checkpoint.storage import Storage, Written, is_url, join, plain_path, seal, storage_for
+from hftrain.checkpoint.storage import Storage, Written, folder_of, is_url, join, name_of, plain_path, seal, storage_for
 from hftrain.checkpoint.tree import unpack
 from hftrain.errors import CheckpointError, ConfigurationError, TornCheckpointError
 
@@ -69,8 +70,8 @@ def export_to_transformers(path: str, folder: str) -> Exported:
         )
     folder = plain_path(folder)
     storage = storage_for(folder)
-    if storage.list(folder):
-        raise ConfigurationError(f"{folder} is not empty. Export into a new folder.")
+    if storage.list(folder) or _is_file(storage, folder):
+        raise ConfigurationError(f"{folder} is a file or not empty. Export into a new folder.")
     notes = _notes(reader)
     try:
         storage.write(join(folder, INCOMPLETE), [dump_json({"exporting": reader.path})])
@@ -81,6 +82,11 @@ def export_to_transformers(path: str, folder: str) -> Exported:
         raise
     files = {name: one.num_bytes for name, one in sorted(written.items())}
     return Exported(folder=folder, files=files, notes=notes)
+
+
+def _is_file(storage: Storage, path: str) -> bool:
+    there = next((entry for entry in storage.list(folder_of(path)) if entry.name == name_of(path)), None)
+    return there is not None and there.kind != "folder" and not os.path.isdir(path)
 
 
 def _write(reader: CheckpointReader, manifest: Manifest, storage: Storage, folder: str) -> dict[str, Written]:

@@ -11,16 +11,21 @@ import json
 import math
 import re
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
 
 from hftrain.checkpoint.layout import MAX_JSON_DEPTH, MODEL, MODEL_INDEX, dump_json, load_json, shard_name
+from hftrain.checkpoint.storage import Repeatable
 from hftrain.errors import CheckpointError, ConfigurationError, TornCheckpointError, UnsafeCheckpointError
 from hftrain.types.state_fields import is_count
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 SHARED = "hftrain.shared"
 """Key in a file's metadata: JSON, a name left out -> the name in this file that shares its memory."""
@@ -185,14 +190,14 @@ class ModelFiles:
     shared: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     index: Mapping[str, Any] | None = None
 
-    def files(self) -> Iterator[tuple[str, Iterator[memoryview | bytes]]]:
+    def files(self) -> Iterator[tuple[str, Iterable[Buffer]]]:
         """File name and bytes, the index last."""
         for name, tensors in self.tensors.items():
             shared = self.shared.get(name)
             metadata = {"format": "pt"} | ({SHARED: json.dumps(shared)} if shared else {})
-            yield name, safetensors_chunks(tensors, metadata)
+            yield name, Repeatable(partial(safetensors_chunks, tensors, metadata))
         if self.index is not None:
-            yield MODEL_INDEX, iter([dump_json(self.index, indent=2)])
+            yield MODEL_INDEX, [dump_json(self.index, indent=2)]
 
 
 def model_files(tensors: Mapping[str, Tensor], shared: Mapping[str, str], *, max_shard_bytes: int) -> ModelFiles:

@@ -36,6 +36,7 @@ _SHARD_NAME = re.compile(r"model-\d{5,}-of-\d{5,}\.safetensors")
 _FOREIGN_WEIGHTS = re.compile(r"pytorch_model\.bin(\.index\.json)?|adapter_model\.(safetensors|bin)")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _RUN_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}")
+_UNITS = ("bytes", "kB", "MB", "GB", "TB")
 _UNSAFE_IN_PATH = re.compile(r"[\\:]")  # backslash and colon lead elsewhere on Windows
 
 
@@ -197,6 +198,14 @@ def checked_path(path: str) -> str:
             "Do not use this checkpoint."
         )
     return path
+
+
+def size_text(num_bytes: int) -> str:
+    """A number of bytes for a person: ``"1.2 GB"`` is 1.2 * 10**9."""
+    size, unit = float(num_bytes), 0
+    while size >= 999.95 and unit < len(_UNITS) - 1:
+        size, unit = size / 1000, unit + 1
+    return f"{size:.1f} {_UNITS[unit]}" if unit else f"{num_bytes} {_UNITS[0]}"
 
 
 def new_run_id(now: datetime) -> str:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TypeVar
 
 import torch
 
 from hftrain._version import __version__
 from hftrain.checkpoint.background import BackgroundSaves
 from hftrain.checkpoint.catalog import CheckpointFolder, Status, Verification, inspect_folder, read_manifest, scan
+from hftrain.checkpoint.cleaning import Keeping
 from hftrain.checkpoint.contents import Part
 from hftrain.checkpoint.foreign import open_any
 from hftrain.checkpoint.formats import parse_size
+from hftrain.checkpoint.held import held_names
 from hftrain.checkpoint.layout import (
     MANIFEST,
     PROTECTED,
@@ -28,22 +30,17 @@ from hftrain.checkpoint.layout import (
     parse_time,
     utc_text,
 )
+from hftrain.checkpoint.ranks import Ranks, StorageRefusedError, Writers
 from hftrain.checkpoint.reader import CheckpointReader
-from hftrain.checkpoint.resume import ResumeFinder
-from hftrain.checkpoint.retention import Candidate, Policy, limit, named, surplus
-from hftrain.checkpoint.saving import (
-    CheckpointSave,
-    Later,
-    Ranks,
-    amended_files,
-    begin_folder,
-    on_rank_zero,
-    remove_folder,
-)
+from hftrain.checkpoint.resume import ResumeFinder, agreed
+from hftrain.checkpoint.saving import CheckpointSave, Later, amended_files, begin_folder, remove_folder
 from hftrain.checkpoint.staging import StagedParts
 from hftrain.checkpoint.storage import Storage, is_same_path, join, name_of, plain_path, storage_for
+from hftrain.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +56,9 @@ class CheckpointManager:
     """Saves, finds, opens and cleans up the checkpoints in one output folder.
 
     Rank 0 decides and the others follow; an error on one rank is an error on all.
+
+    With ``node_size`` processes on each node, and an output folder on each, the first process of each node does for its
+    folder what rank 0 does. What is committed is committed on all nodes, and only that is resumed from.
     """
 
     def __init__(
@@ -68,14 +68,19 @@ class CheckpointManager:
         run_id: str,
         ranks: Ranks,
         save_total_limit: int | None = None,
+        keep_every_steps: int | None = None,
         max_shard_size: str | int = "5GB",
         verify: Verification = "auto",
         storage: Storage | None = None,
+        node_size: int | None = None,
     ) -> None:
         self.output_dir = plain_path(output_dir)
         self.run_id = run_id
         self._ranks = ranks
-        self._limit = save_total_limit if save_total_limit and save_total_limit > 0 else None
+        self._writers = Writers(ranks, node_size=node_size)
+        self._keeping = Keeping(
+            limit=save_total_limit if save_total_limit and save_total_limit > 0 else None, every=keep_every_steps
+        )
         self._max_shard_bytes = parse_size(max_shard_size)
         self._verify: Verification = verify
         self._storage = storage or storage_for(self.output_dir)
@@ -87,7 +92,7 @@ class CheckpointManager:
         self._newest: str | None = None
         """The name of the one this process committed last."""
         self.listeners: list[Callable[[CommittedCheckpoint], None]] = []
-        """Told of each commit on rank 0, at once: in the thread that writes, if one does."""
+        """Told of each commit on the writer, at once: in the thread that writes, if one does."""
         self.background = BackgroundSaves(self._storage, ranks)
 
     # ---------------------------------------------------------------------------------------------------------- saving
@@ -108,23 +113,28 @@ class CheckpointManager:
             epoch: epochs done, with the fraction.
             samples: samples consumed, in the seeded global order.
             loaded: path of the one this run resumed from. It is never written over at its own step: the state
-                has not moved, so it stays as it is and None is returned.
+                has not moved, so it stays as it is and None is returned. The same goes for the one that was committed
+                last, and for one of this run, at this very place, that is protected or being uploaded.
             folder_name: instead of ``checkpoint-<step>``; retention does not see such a folder.
+
+        Raises:
+            StorageRefusedError: a checkpoint of another place or run is protected or being uploaded there, or nothing
+                can be written. What was there is as it was.
         """
         self.background.raise_outcome()
         name = checked_path(folder_name) if folder_name else checkpoint_name(step)
         folder = join(self.output_dir, name)
-        if self._on_rank_zero(lambda: self._is_loaded(folder, loaded, step, samples)):
-            logger.info("%s is what this run resumed from, at the same step; it is kept as it is.", folder)
+        stays = self._on_writers(lambda: self._stays_as_it_is(folder, loaded, step, samples))
+        if any(self._writers.of_each(stays)):
             return None
         self._known.pop(name, None)
-        self._on_rank_zero(lambda: begin_folder(self._storage, folder, run_id=self.run_id, step=step))
+        self._writers.run(lambda: begin_folder(self._storage, folder, run_id=self.run_id, step=step), place=folder)
         parts = self.background.stage(self._max_shard_bytes)
         self._open_save = CheckpointSave(
             folder,
             step=step,
             storage=self._storage,
-            ranks=self._ranks,
+            writers=self._writers,
             max_shard_bytes=self._max_shard_bytes,
             manifest=lambda files: self._manifest(step, epoch, samples, files),
             ended=lambda is_committed: self._note_end(name, step, is_committed=is_committed),
@@ -138,7 +148,7 @@ class CheckpointManager:
             return
         self._newest, self._resumed_from = name, None
         self.background.unmended = None
-        if self._ranks.process_index == 0:
+        if self._writers.is_writer:
             told = CommittedCheckpoint(path=join(self.output_dir, name), step=step, run_id=self.run_id)
             for listener in self.listeners:
                 listener(told)
@@ -177,7 +187,7 @@ class CheckpointManager:
             return join(self.output_dir, folder_name or checkpoint_name(step))
         with save:
             save.write(parts)
-        self._on_rank_zero(lambda: self.clean_up(best))
+        self._on_writers(lambda: self.clean_up(best))
         return save.folder
 
     def _write_later(self, save: CheckpointSave, parts: StagedParts) -> None:
@@ -191,7 +201,7 @@ class CheckpointManager:
         this, after their callbacks.
         """
         self._ranks.barrier()
-        self._on_rank_zero(self._amend_newest)
+        self._on_writers(self._amend_newest)
 
     def _amend_newest(self) -> None:
         folder = join(self.output_dir, self._newest or "")
@@ -212,7 +222,7 @@ class CheckpointManager:
 
         With ``save_total_limit=1`` only the best stays, if there is one and it is committed.
         """
-        self._on_rank_zero(lambda: self.clean_up(best, at_end=True))
+        self._on_writers(lambda: self.clean_up(best, at_end=True))
 
     def committed(self) -> list[CommittedCheckpoint]:
         """All committed checkpoints in the folder, of any run, in the order of their commits. No collective."""
@@ -222,6 +232,11 @@ class CheckpointManager:
             if folder.manifest is not None and folder.status is Status.COMMITTED
         ]
 
+    def has_committed(self, step: int) -> bool:
+        """Whether this step's checkpoint is committed in the folder, by any run. Looks at no other. No collective."""
+        found = inspect_folder(self._storage, join(self.output_dir, checkpoint_name(step)))
+        return found.status is Status.COMMITTED and found.step == step
+
     def whereabouts(self, path: str) -> str | None:
         """Where a checkpoint lies: under this output folder, if that was moved; else as given. None: nowhere."""
         moved = join(self.output_dir, name_of(plain_path(path)))
@@ -229,13 +244,31 @@ class CheckpointManager:
             return moved
         return path if inspect_folder(storage_for(path), path).files else None
 
-    def _is_loaded(self, folder: str, loaded: str | None, step: int, samples: int) -> bool:
-        if loaded is None or not is_same_path(folder, loaded):
-            return False
+    def _stays_as_it_is(self, folder: str, loaded: str | None, step: int, samples: int) -> bool:
+        """Whether what lies in the folder stands for the save that is asked for; raises where it may not be touched."""
         found = inspect_folder(self._storage, folder)
-        if found.status is not Status.COMMITTED or found.manifest is None:
+        manifest = found.manifest if found.status is Status.COMMITTED else None
+        is_here = manifest is not None and (manifest.step, manifest.samples) == (step, samples)
+        if is_here and loaded is not None and is_same_path(folder, loaded):
+            logger.info("%s is what this run resumed from, at the same step; it is kept as it is.", folder)
+            return True
+        if is_here and found.name == self._newest:  # twice at one step: writing over it could lose what is committed
+            logger.info("%s is committed already, at this very step; it is kept as it is.", folder)
+            return True
+        reason = "is protected" if found.is_protected else self._hold_on(found)
+        if reason is None:
             return False
-        return (found.manifest.step, found.manifest.samples) == (step, samples)
+        if is_here and manifest is not None and manifest.run_id == self.run_id:
+            logger.warning("%s %s, so it is kept as it is, and not saved once more.", folder, reason)
+            return True
+        raise StorageRefusedError(
+            f"{folder} {reason}, so step {step} of this run cannot be saved there. Set output_dir to another folder, "
+            "or let it go (hftrain checkpoint protect --undo PATH, if it is protected)."
+        )
+
+    def _hold_on(self, found: CheckpointFolder) -> str | None:
+        is_held = bool(found.files) and found.name in held_names(self._storage, self.output_dir, self.run_id)
+        return "is being uploaded" if is_held else None
 
     def _manifest(self, step: int, epoch: float, samples: int, files: Mapping[str, FileRecord]) -> Manifest:
         known = scan(self._storage, self.output_dir, known=self._known)
@@ -257,7 +290,7 @@ class CheckpointManager:
     # -------------------------------------------------------------------------------------------------------- cleaning
 
     def clean_up(self, best: str | None = None, *, at_end: bool = False) -> None:
-        """Delete what is torn, if anything was committed since, and this run's surplus. Rank 0 calls this.
+        """Delete what is torn, if anything was committed since, and this run's surplus. The writer calls this.
 
         What is being written in the background is waited for.
 
@@ -269,38 +302,33 @@ class CheckpointManager:
         self._clean_up(best, at_end=at_end)
 
     def _clean_up(self, best: str | None, *, at_end: bool = False) -> None:
-        found = scan(self._storage, self.output_dir, known=self._known)
-        torn_may_go = self._newest is not None and not at_end
-        going = [folder.name for folder in found if folder.status is Status.TORN and torn_may_go]
-        best_name = name_of(plain_path(best)) if best else None
-        if self._limit is not None:
-            candidates = [
-                Candidate(name=folder.name, step=folder.manifest.step)
-                for folder in found
-                if folder.manifest is not None and folder.manifest.run_id == self.run_id
-            ]
-            policies = self._policies(candidates, best=best_name, at_end=at_end)
-            going += [candidate.name for candidate in surplus(candidates, policies)]
-        for name in going:
-            is_open = self._open_save is not None and name == name_of(self._open_save.folder)
-            if not is_open and not self._is_protected(name):
-                self._remove(name)
+        try:
+            found = scan(self._storage, self.output_dir, known=self._known)
+            in_use = (best, self._resumed_from, self._open_save.folder if self._open_save else None)
+            going = self._keeping.going(
+                found,
+                run_id=self.run_id,
+                newest=self._newest,
+                best=name_of(plain_path(best)) if best else None,
+                in_use={name_of(plain_path(path)) for path in in_use if path},
+                at_end=at_end,
+            )
+            held = held_names(self._storage, self.output_dir, self.run_id) if going else ()
+            for name in going:
+                if name not in held:
+                    self._remove(name)
+        except (OSError, CheckpointError) as error:  # not knowing what may go is no reason to stop training
+            logger.warning("%s was not cleaned up (%s). It will be after the next save.", self.output_dir, error)
 
     def _is_protected(self, name: str) -> bool:
         """Whether a user asked that it stays; looked at anew, for that may have been a moment ago."""
         return any(entry.name == PROTECTED for entry in self._storage.list(join(self.output_dir, name)))
 
-    def _policies(self, candidates: Sequence[Candidate], *, best: str | None, at_end: bool) -> list[Policy]:
-        kept = {self._newest} if self._newest and not at_end else set()
-        if self._resumed_from is not None:
-            kept.add(name_of(self._resumed_from))
-        if at_end and self._limit == 1 and best is not None and any(one.name == best for one in candidates):
-            return [named({best}), named(kept)]
-        return [limit(self._limit or 1, best=best), named(kept)]
-
     def _remove(self, name: str) -> None:
         folder = join(self.output_dir, name)
         try:
+            if self._is_protected(name):
+                return
             self._known.pop(name, None)
             remove_folder(self._storage, folder, run_id=self.run_id)
         except OSError as error:  # the new checkpoint is safe: that an old one stays is no reason to stop training
@@ -320,7 +348,7 @@ class CheckpointManager:
         if not resume_from:
             return None
         finder = ResumeFinder(self._storage, self.output_dir, verify=self._verify)
-        path: str | None = self._on_rank_zero(lambda: finder.find(resume_from))
+        path = agreed(self._writers, finder, resume_from, place=self.output_dir)
         self._verified = self._resumed_from = path
         return path
 
@@ -337,6 +365,6 @@ class CheckpointManager:
 
     # ------------------------------------------------------------------------------------------------------ collective
 
-    def _on_rank_zero(self, action: Callable[[], Any]) -> Any:
-        """Run it on rank 0 and give every rank its result, or its error. All ranks must call this."""
-        return on_rank_zero(self._ranks, action, place=self.output_dir)
+    def _on_writers(self, action: Callable[[], T]) -> T:
+        """Run it on each folder's writer and give every rank its result, or its error. All ranks must call this."""
+        return self._writers.run(action, place=self.output_dir)

@@ -15,7 +15,8 @@ _ORDERED = "collections OrderedDict"
 _COUNTER = "collections Counter"
 _ENCODE = "_codecs encode"
 
-_STORAGES = ("Bool", "Byte", "Char", "Short", "Int", "Long", "Half", "BFloat16", "Float", "Double")
+_REALS = ("Bool", "Byte", "Char", "Short", "Int", "Long", "Half", "BFloat16", "Float", "Double")
+_STORAGES = (*_REALS, "ComplexFloat", "ComplexDouble")
 NAMES = frozenset(
     {
         _ORDERED,

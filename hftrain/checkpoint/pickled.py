@@ -252,7 +252,7 @@ class _Load:
             return torch.empty(node.shape, dtype=node.dtype)
         record = self._record_of.get(node.untyped_storage()._cdata)
         # A tensor may repeat its memory, and would be of any size once something copies it.
-        if record is None or node.numel() * node.element_size() > record.num_bytes or node.is_neg():
+        if record is None or node.numel() * node.element_size() > record.num_bytes or node.is_neg() or node.is_conj():
             raise ValueError("a tensor is not made of its record")
         if record.entry not in self._filled_storages:
             self._filled_storages[record.entry] = self._bytes_of(record)

@@ -21,6 +21,7 @@ from hftrain.checkpoint.layout import (
     checked_path,
     is_plain_path,
     load_json,
+    parse_step,
 )
 from hftrain.checkpoint.storage import Storage, join, plain_path, storage_for
 from hftrain.errors import CheckpointError, CheckpointNotFoundError, TornCheckpointError, UnsafeCheckpointError
@@ -149,7 +150,9 @@ def open_checkpoint(path: str, *, verify: Verification = "auto", storage: Storag
     storage = storage or storage_for(path)
     folder = inspect_folder(storage, path)
     if not folder.files:
-        raise CheckpointNotFoundError(f"Can't find a valid checkpoint at {path}: no such folder, or nothing in it.")
+        inside = [join(path, entry.name) for entry in storage.list(path) if parse_step(entry.name) is not None]
+        found = f"it holds checkpoints. Name one, such as {inside[0]}" if inside else "no such folder, or nothing in it"
+        raise CheckpointNotFoundError(f"Can't find a valid checkpoint at {path}: {found}.")
     if folder.status in (Status.TORN, Status.NEWER):
         raise TornCheckpointError(f"{path} cannot be loaded. {folder.reason}")
     check_sums(storage, folder, verify)

@@ -19,8 +19,13 @@ Policy = Callable[[Sequence[Candidate]], Collection[Candidate]]
 
 
 def named(names: Collection[str]) -> Policy:
-    """Keep those of these names: the best, the protected."""
+    """Keep those of these names: the best, the one that was loaded, those that are being uploaded."""
     return lambda candidates: [candidate for candidate in candidates if candidate.name in names]
+
+
+def every(num_steps: int) -> Policy:
+    """``save_keep_every_steps``: keep those whose step is a multiple of ``num_steps``."""
+    return lambda candidates: [candidate for candidate in candidates if candidate.step % num_steps == 0]
 
 
 def surplus(candidates: Sequence[Candidate], policies: Collection[Policy]) -> list[Candidate]:

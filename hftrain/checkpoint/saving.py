@@ -5,39 +5,19 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Protocol
 
 from hftrain.checkpoint.contents import Part
 from hftrain.checkpoint.layout import INCOMPLETE, MANIFEST, FileRecord, Manifest, dump_json, is_plain_path
+from hftrain.checkpoint.ranks import StorageRefusedError, Writers, is_refusal, text_of
 from hftrain.checkpoint.staging import StagedParts
 from hftrain.checkpoint.storage import Entry, Storage, Written, is_same_path, is_url, join, seal, walk
 from hftrain.checkpoint.writer import write_parts
 from hftrain.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
-
-
-class Ranks(Protocol):
-    """The processes of a run; hardware's engine is one."""
-
-    @property
-    def process_index(self) -> int:
-        """This process, 0 for the one that decides."""
-
-    @property
-    def world_size(self) -> int:
-        """How many there are."""
-
-    def barrier(self) -> None:
-        """Wait for all."""
-
-    def broadcast_object(self, obj: Any, src: int = 0) -> Any:
-        """Everyone gets what ``src`` has."""
-
-    def gather_object(self, obj: Any) -> list[Any]:
-        """Everyone gets everyone's, by rank."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +28,28 @@ class Later:
     start: Callable[[CheckpointSave], None]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Result:
+    """What a rank tells the others of its share: the files it wrote, and its error in one line."""
+
+    written: dict[str, Written]
+    error: str | None
+    is_refusal: bool
+
+    @classmethod
+    def of(cls, written: dict[str, Written], error: Exception | None) -> _Result:
+        if error is None:
+            return cls(written=written, error=None, is_refusal=False)
+        return cls(written=written, error=text_of(error), is_refusal=is_refusal(error))
+
+
 class CheckpointSave:
-    """A context: inside it the folder is filled, at its end all ranks agree and rank 0 commits.
+    """A context: inside it the folder is filled, at its end all ranks agree and the writer of each folder commits.
 
     Files may come by :meth:`write`, or from other code that writes into ``folder`` itself: what lies there at the end
     belongs to the checkpoint. All ranks must enter and leave it, and nothing inside may be collective. An error on
-    one rank is an error on all; nothing is committed then, and nothing older was harmed.
+    one rank is an error on all, a `StorageRefusedError` if nothing but the storage is to blame; nothing is committed
+    then, nothing older was harmed, and what was written is removed.
 
     With ``later`` the parts are copied instead, and written when training goes on.
     """
@@ -64,7 +60,7 @@ class CheckpointSave:
         *,
         step: int,
         storage: Storage,
-        ranks: Ranks,
+        writers: Writers,
         max_shard_bytes: int,
         manifest: Callable[[dict[str, FileRecord]], Manifest],
         ended: Callable[[bool], None],
@@ -73,7 +69,7 @@ class CheckpointSave:
         self.folder = folder
         self.step = step
         self._storage = storage
-        self._ranks = ranks
+        self._writers = writers
         self._max_shard_bytes = max_shard_bytes
         self._manifest = manifest
         self._ended = ended
@@ -101,11 +97,11 @@ class CheckpointSave:
         return self._write_into(storage, self._later.parts.parts if self._later is not None else ())
 
     def note_commit(self) -> None:
-        """Hear, on rank 0, that it was committed. A thread may call this."""
+        """Hear, on the writer, that it was committed. A thread may call this."""
         self._ended(True)
 
     def discard(self) -> None:
-        """Free what a failed save wrote, as far as the storage lets us. Rank 0 calls this, when all have ended."""
+        """Free what a failed save wrote, as far as the storage lets us. The writer calls this, when all have ended."""
         try:
             empty_folder(self._storage, self.folder)
             self._storage.delete(self.folder)
@@ -113,7 +109,7 @@ class CheckpointSave:
             logger.warning("%s could not be removed (%s); it goes after the next commit.", self.folder, error)
 
     def commit(self, written: dict[str, Written]) -> None:
-        """Make the folder a checkpoint. Rank 0 calls this, when all ranks have written; a thread may."""
+        """Make the folder a checkpoint. The writer calls this, when all ranks have written; a thread may."""
         manifest = self._manifest(self._all_files(written))
         self._storage.write(self._path(MANIFEST), [manifest.to_json()])
         self._storage.delete(self._path(INCOMPLETE))
@@ -123,7 +119,8 @@ class CheckpointSave:
             storage,
             self.folder,
             parts,
-            rank=self._ranks.process_index,
+            rank=self._writers.ranks.process_index,
+            is_writer=self._writers.is_writer,
             max_shard_bytes=self._max_shard_bytes,
             taken=self._written,
         )
@@ -137,6 +134,9 @@ class CheckpointSave:
         is_committed = False
         try:
             is_committed = self._end(error)
+        except CheckpointError:
+            self._discard_where_written()
+            raise
         finally:
             self._ended(is_committed)
 
@@ -144,24 +144,26 @@ class CheckpointSave:
         """Commit, if no rank has an error; say whether it was done. An error of this rank goes on as it came."""
         if error is not None and not isinstance(error, Exception):
             return False  # an interrupt or an exit does not wait for other ranks
-        results = self._results_of_all(error)
-        failures = [f"rank {rank}: {text}" for rank, (_, text) in enumerate(results) if text is not None]
-        if failures and (error is None or isinstance(error, OSError | CheckpointError)):
-            raise CheckpointError(
+        results: list[_Result] = self._writers.ranks.gather_object(_Result.of(self._written, error))
+        failures = [f"rank {rank}: {it.error}" for rank, it in enumerate(results) if it.error is not None]
+        if failures and (error is None or isinstance(error, OSError | CheckpointError) or is_refusal(error)):
+            kind = StorageRefusedError if all(it.is_refusal for it in results if it.error) else CheckpointError
+            raise kind(
                 f"{self.folder} could not be written ({'; '.join(failures)}). Older checkpoints are untouched."
             ) from error
         if error is not None:
+            self._discard_where_written()
             return False  # not raised here: its traceback would hold this frame, and the frame the error and the run
         if self._later is not None:
             self._later.start(self)
             return False
-        written = {path: one for files, _ in results for path, one in files.items()}
-        on_rank_zero(self._ranks, lambda: self.commit(written), place=self.folder)
+        written = {path: one for rank in self._writers.folder_ranks for path, one in results[rank].written.items()}
+        self._writers.run(lambda: self.commit(written), place=self.folder)
         return True
 
-    def _results_of_all(self, error: Exception | None) -> list[tuple[dict[str, Written], str | None]]:
-        """Tell every rank what each has written, and its error in one line."""
-        return self._ranks.gather_object((self._written, None if error is None else text_of(error)))
+    def _discard_where_written(self) -> None:
+        if self._writers.is_writer:
+            self.discard()
 
     def _all_files(self, written: dict[str, Written]) -> dict[str, FileRecord]:
         """Every file in the folder, with those that other code made or changed."""
@@ -189,7 +191,15 @@ def begin_folder(storage: Storage, folder: str, *, run_id: str, step: int) -> No
     """
     if not is_url(folder) and os.path.islink(folder):
         storage.delete(folder)
-    storage.write(join(folder, INCOMPLETE), [dump_json({"run_id": run_id, "step": step})])
+    mark = join(folder, INCOMPLETE)
+    try:
+        storage.write(mark, [dump_json({"run_id": run_id, "step": step})])
+    except OSError:
+        with suppress(OSError):  # the first error says what is wrong
+            is_empty = all(entry.name == INCOMPLETE for entry in storage.list(folder))
+            if not os.path.isfile(folder):  # somebody's file in its place is neither a folder nor empty
+                storage.delete(folder if is_empty else mark)
+        raise
     empty_folder(storage, folder)
 
 
@@ -223,35 +233,6 @@ def empty_folder(storage: Storage, folder: str) -> None:
     entries = [entry.name for entry in storage.list(folder) if entry.name != INCOMPLETE]
     for name in sorted(entries, key=lambda name: name != MANIFEST):
         storage.delete(join(folder, name))
-
-
-def on_rank_zero(ranks: Ranks, action: Callable[[], Any], *, place: str) -> Any:
-    """Run it on rank 0 and give every rank its result, or its error. All ranks must call this."""
-    error: Exception | None = None
-    result = None
-    if ranks.process_index == 0:
-        try:
-            result = action()
-        except Exception as caught:  # raised below, when the other ranks know and no longer wait
-            error = caught
-    failure = None if error is None else (type(error), text_of(error))
-    result, failure = ranks.broadcast_object((result, failure))
-    try:
-        if isinstance(error, OSError):
-            raise CheckpointError(f"{place}: {text_of(error)}") from error
-        if error is not None:
-            raise error
-    finally:
-        error = None  # its traceback holds this frame: a cycle that would keep the whole run alive
-    if failure is not None:
-        kind, text = failure
-        raise kind(text) if issubclass(kind, CheckpointError) else CheckpointError(f"On rank 0: {text}")
-    return result
-
-
-def text_of(error: BaseException) -> str:
-    """An error in one line; ours say it themselves."""
-    return str(error) if isinstance(error, CheckpointError) else f"{type(error).__name__}: {error}"
 
 
 def _is_unchanged(entry: Entry, written: Written | None) -> bool:

@@ -10,21 +10,25 @@ import contextlib
 import hashlib
 import io
 import os
+import re
 import shutil
 import stat
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, cast
+from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol
 
-from hftrain.errors import UnsafeCheckpointError
+from hftrain.checkpoint.disk import DiskFile
+from hftrain.errors import ConfigurationError, UnsafeCheckpointError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _MAX_BEHIND_BYTES = 64 << 20
 """How far the hash may fall behind: so much of a device's tensors is held on the host."""
+_LOCAL = ("file://", "local://")
+_COLLAPSED_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/[^/]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +54,16 @@ class Written:
     changed_ns: int = field(default=0, compare=False)
 
 
+@dataclass(frozen=True)
+class Repeatable:
+    """The bytes of a file in pieces, made anew whenever they are asked for: a write that failed can be tried again."""
+
+    pieces: Callable[[], Iterator[Buffer]]
+
+    def __iter__(self) -> Iterator[Buffer]:
+        return self.pieces()
+
+
 class Storage(Protocol):
     """The four verbs."""
 
@@ -57,7 +71,10 @@ class Storage(Protocol):
         """Open a file for reading; the caller closes it. Raises FileNotFoundError."""
 
     def write(self, path: str, chunks: Iterable[Buffer]) -> Written:
-        """Write a whole file, making its folders; when it returns, the file outlives a power cut."""
+        """Write a whole file, making its folders; when it returns, the file outlives a power cut.
+
+        Only chunks that can be iterated more than once (a list, a `Repeatable`) can be tried again by the storage.
+        """
 
     def list(self, path: str) -> tuple[Entry, ...]:
         """What lies directly in a folder, sorted by name; nothing if there is no such folder."""
@@ -70,21 +87,23 @@ class LocalStorage:
     """The disks of this machine, through ``os``."""
 
     def read(self, path: str) -> BinaryIO:
-        """Open a file; refuses a path that is a symbolic link, for it may lead anywhere."""
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
+        """Open a file; refuses a symbolic link, for it may lead anywhere, and does not wait for a pipe's other end."""
+        flags = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        descriptor = os.open(path, os.O_RDONLY | flags)
         return os.fdopen(descriptor, "rb")
 
     def write(self, path: str, chunks: Iterable[Buffer]) -> Written:
         """Write, fsync the file, then fsync its folder, without which the file's name may be lost.
 
-        A link is replaced, for it may lead anywhere.
+        A link is replaced, for it may lead anywhere; so is a pipe, on which a writer would wait for ever.
         """
         folder = os.path.dirname(path) or "."
         _make_folders(folder)
-        if os.path.islink(path):
-            os.unlink(path)
-        with open(path, "wb") as file:
-            written = _write_and_hash(chunks, file.write, lambda: _flush_to_disk(file))
+        with contextlib.suppress(FileNotFoundError):
+            if not (stat.S_ISREG(mode := os.lstat(path).st_mode) or stat.S_ISDIR(mode)):
+                os.unlink(path)
+        with DiskFile(path) as file:
+            written = hashed(chunks, file.write, file.flush)
             changed_ns = os.fstat(file.fileno()).st_mtime_ns
         _fsync_folder(folder)
         return replace(written, changed_ns=changed_ns)
@@ -109,46 +128,6 @@ class LocalStorage:
             _fsync_folder(os.path.dirname(path) or ".")
 
 
-class UrlStorage:
-    """Any URL that fsspec has a filesystem for: ``s3://``, ``gs://``, ``memory://``..."""
-
-    def __init__(self, url: str) -> None:
-        from fsspec.core import url_to_fs  # imported when a URL is used: local runs never need it
-
-        self._filesystem: Any = url_to_fs(url)[0]
-
-    def read(self, path: str) -> BinaryIO:
-        """Open an object for reading."""
-        return cast("BinaryIO", self._filesystem.open(path, "rb"))
-
-    def write(self, path: str, chunks: Iterable[Buffer]) -> Written:
-        """Write an object; object stores show it, whole, when it is closed."""
-        self._filesystem.makedirs(os.path.dirname(path), exist_ok=True)
-        with self._filesystem.open(path, "wb") as file:
-            return _write_and_hash(chunks, file.write, lambda: None)
-
-    def list(self, path: str) -> tuple[Entry, ...]:
-        """One listing, past fsspec's cache, for other ranks write too."""
-        self._filesystem.invalidate_cache()
-        try:
-            details = self._filesystem.ls(path, detail=True)
-        except (FileNotFoundError, NotADirectoryError):
-            return ()
-        folder = self._filesystem._strip_protocol(path).rstrip("/")
-        entries = []
-        for item in details:
-            name = item["name"].rstrip("/")
-            if name != folder:  # s3 lists the folder in itself where someone made an object of its name
-                entries.append(_remote_entry(name.rpartition("/")[2], item))
-        return tuple(sorted(entries, key=lambda entry: entry.name))
-
-    def delete(self, path: str) -> None:
-        """Remove an object, or everything under a prefix."""
-        self._filesystem.invalidate_cache()
-        with contextlib.suppress(FileNotFoundError):
-            self._filesystem.rm(path, recursive=True)
-
-
 def seal(storage: Storage, path: str) -> Written:
     """Sum up a file that other code wrote, and see to it that it outlives a power cut as if we had."""
     digest, num_bytes, changed_ns = hashlib.sha256(), 0, 0
@@ -165,29 +144,53 @@ def seal(storage: Storage, path: str) -> Written:
 
 
 def storage_for(path: str) -> Storage:
-    """The storage a path lies on; ``file://`` is the local disk (see :func:`plain_path`)."""
-    return UrlStorage(path) if is_url(path) else LocalStorage()
+    """The storage a path lies on; ``file://`` is the local disk (see :func:`plain_path`).
+
+    Raises:
+        ConfigurationError: nothing here can use such a URL; says what to install.
+    """
+    if not is_url(path):
+        return LocalStorage()
+    from hftrain.checkpoint.patience import PatientStorage  # local runs never need them
+    from hftrain.checkpoint.remote import UrlStorage
+
+    return PatientStorage(UrlStorage(path))
 
 
 def is_url(path: str) -> bool:
     """Whether the path names a filesystem other than this machine's."""
-    return "://" in path and not path.startswith("file://")
+    return "://" in path and not path.startswith(_LOCAL)
 
 
 def plain_path(path: str | os.PathLike[str]) -> str:
-    """The path as this package uses it: a string, without ``file://`` and without a slash at its end."""
-    text = os.fspath(path).removeprefix("file://")
-    return text.rstrip("/") or text
+    """The path as this package uses it: a string, without ``file://`` and without a slash at its end.
+
+    Raises:
+        ConfigurationError: it is what ``pathlib`` makes of a URL.
+    """
+    text = os.fspath(path)
+    collapsed = _COLLAPSED_URL.match(text) if isinstance(path, os.PathLike) else None
+    if collapsed is not None:
+        raise ConfigurationError(f'{text} is no URL any more: Path takes a slash from "//". Give the URL as a string.')
+    for scheme in _LOCAL:
+        text = text.removeprefix(scheme)
+    scheme, mark, rest = text.rpartition("://")
+    return scheme + mark + rest.rstrip("/") if mark else text.rstrip("/") or text
 
 
 def join(folder: str, *names: str) -> str:
     """Paths are joined with a slash on every storage."""
-    return "/".join([folder.rstrip("/") if folder != "/" else "", *names]) if folder else "/".join(names)
+    if not folder or folder.endswith("://"):
+        return folder + "/".join(names)
+    return "/".join([folder.rstrip("/") if folder != "/" else "", *names])
 
 
 def folder_of(path: str) -> str:
     """The folder a path lies in."""
-    return path.rpartition("/")[0] or ("/" if path.startswith("/") else ".")
+    folder = path.rpartition("/")[0]
+    if is_url(path) and folder.endswith(":/"):
+        return folder + "/"
+    return folder or ("/" if path.startswith("/") else ".")
 
 
 def name_of(path: str) -> str:
@@ -231,13 +234,8 @@ def _local_entry(item: os.DirEntry[str]) -> Entry:
     return Entry(name=item.name, kind=kind, num_bytes=info.st_size, changed_ns=info.st_mtime_ns)
 
 
-def _remote_entry(name: str, item: dict[str, Any]) -> Entry:
-    kinds: dict[str, Literal["file", "folder"]] = {"file": "file", "directory": "folder"}
-    return Entry(name=name, kind=kinds.get(item["type"], "other"), num_bytes=int(item.get("size") or 0))
-
-
-def _write_and_hash(chunks: Iterable[Buffer], write: Callable[[Buffer], object], flush: Callable[[], None]) -> Written:
-    """Hash in a thread while the chunks are written and flushed: all of it releases the GIL."""
+def hashed(chunks: Iterable[Buffer], write: Callable[[Buffer], object], flush: Callable[[], None]) -> Written:
+    """Write and sum up. Hash in a thread while the chunks are written and flushed: all of it releases the GIL."""
     digest = hashlib.sha256()
     num_bytes = 0
     hashing: deque[tuple[Future[None], int]] = deque()
@@ -255,11 +253,6 @@ def _write_and_hash(chunks: Iterable[Buffer], write: Callable[[Buffer], object],
                 num_behind -= done
         flush()
     return Written(num_bytes=num_bytes, sha256=digest.hexdigest())
-
-
-def _flush_to_disk(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _make_folders(folder: str) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from hftrain.checkpoint.contents import Part
 from hftrain.checkpoint.formats import model_files, parse_size, safetensors_chunks
 from hftrain.checkpoint.layout import checked_path, dump_json, is_model_file
-from hftrain.checkpoint.storage import Storage, Written, join, plain_path, storage_for
+from hftrain.checkpoint.storage import Repeatable, Storage, Written, join, plain_path, storage_for
 from hftrain.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def part_files(part: Part, *, rank: int, max_shard_bytes: int) -> Iterator[tuple
     if part.name == "model":
         yield from model_files(part.tensors, part.shared, max_shard_bytes=max_shard_bytes).files()
     elif part.tensors:
-        yield f"{base}.safetensors", safetensors_chunks(part.tensors, {"format": "pt"})
+        yield f"{base}.safetensors", Repeatable(partial(safetensors_chunks, part.tensors, {"format": "pt"}))
     if part.document is not None:
         document, data = document_file(part, rank=rank)
         yield document, [data]
@@ -45,24 +46,27 @@ def write_parts(
     rank: int,
     max_shard_bytes: int,
     taken: Collection[str] = (),
+    is_writer: bool | None = None,
 ) -> dict[str, Written]:
     """Write this rank's files, each fsynced, and say what was written.
 
     Args:
         storage: where ``folder`` lies.
         folder: the folder to write into.
-        parts: rank 0's whole, the other ranks' at least those that are ``per_rank``.
+        parts: the writer's whole, the other ranks' at least those that are ``per_rank``.
         rank: this process.
         max_shard_bytes: how large a file of the model may be.
         taken: names that were written before.
+        is_writer: whether it writes what is not ``per_rank``; default: rank 0 does.
 
     Raises:
         CheckpointError: two parts write one file, or a part holds what no file can.
         OSError: the storage refused.
     """
     found: dict[str, Written] = {}
+    is_writer = rank == 0 if is_writer is None else is_writer
     for part in parts:
-        if rank != 0 and not part.per_rank:
+        if not is_writer and not part.per_rank:
             continue
         for name, chunks in part_files(part, rank=rank, max_shard_bytes=max_shard_bytes):
             if name in found or name in taken:
@@ -71,7 +75,9 @@ def write_parts(
     return found
 
 
-def write_folder(path: str, parts: Sequence[Part], *, max_shard_size: str | int = "5GB", rank: int = 0) -> list[str]:
+def write_folder(
+    path: str, parts: Sequence[Part], *, max_shard_size: str | int = "5GB", rank: int = 0, is_writer: bool | None = None
+) -> list[str]:
     """Write parts to a folder that is no checkpoint: the result of ``save_model``.
 
     Other files in the folder stay; when a model is among the parts, an earlier one's go, which readers might take for
@@ -81,18 +87,21 @@ def write_folder(path: str, parts: Sequence[Part], *, max_shard_size: str | int 
         path: the folder, made if it is not there.
         parts: what to write.
         max_shard_size: how large a file of the model may be.
-        rank: this process; others than 0 write what is ``per_rank`` only.
+        rank: this process.
+        is_writer: whether it writes what is not ``per_rank``; default: rank 0 does.
 
     Returns:
         The names of the files written.
     """
     path = plain_path(path)
     storage = storage_for(path)
-    if rank == 0 and any(part.name == "model" for part in parts):
+    is_writer = rank == 0 if is_writer is None else is_writer
+    if is_writer and any(part.name == "model" for part in parts):
         for entry in storage.list(path):
             if entry.kind == "file" and is_model_file(entry.name):
                 storage.delete(join(path, entry.name))
-    return list(write_parts(storage, path, parts, rank=rank, max_shard_bytes=parse_size(max_shard_size)))
+    size = parse_size(max_shard_size)
+    return list(write_parts(storage, path, parts, rank=rank, max_shard_bytes=size, is_writer=is_writer))
 
 
 def _base_name(part: Part, rank: int) -> str:

@@ -13,18 +13,12 @@ from typing import Any
 
 from hftrain.checkpoint.catalog import CheckpointFolder, Status
 from hftrain.checkpoint.examine import Fault, best_of, checkpoints_at, faults, protect, unlisted_files
-from hftrain.checkpoint.layout import parse_time
+from hftrain.checkpoint.layout import INCOMPLETE, parse_time, size_text
 from hftrain.checkpoint.storage import plain_path, storage_for
-from hftrain.cli.output import Output, counted, size_text, table
+from hftrain.cli.output import Output, counted, table
 from hftrain.errors import CheckpointNotFoundError
 
 TARGETS = ("transformers",)
-
-_WHAT_STATUS_MEANS = {
-    Status.TORN: "A resume passes it over, and the next commit in its output_dir removes it.",
-    Status.NEWER: "This version of hftrain leaves it alone.",
-    Status.UNVERIFIABLE: "Another trainer wrote it: it can be resumed, and nothing tells whether it is whole.",
-}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +64,7 @@ def _list(options: argparse.Namespace, output: Output) -> int:
     folders = checkpoints_at(options.dir, storage)
     best = best_of(storage, folders)
     rows = [_described(folder, best) for folder in folders]
-    output.result({"dir": plain_path(options.dir), "checkpoints": rows}, _listing(options.dir, rows))
+    output.result({"dir": plain_path(options.dir), "checkpoints": rows}, _listing(options.dir, folders, rows))
     return 0
 
 
@@ -96,7 +90,7 @@ def _described(folder: CheckpointFolder, best: str | None) -> dict[str, Any]:
     }
 
 
-def _listing(path: str, rows: Sequence[dict[str, Any]]) -> str:
+def _listing(path: str, folders: Sequence[CheckpointFolder], rows: Sequence[dict[str, Any]]) -> str:
     if not rows:
         return f"{path} holds no checkpoints."
     header = ("checkpoint", "step", "epoch", "status", "size", "saved (UTC)", "run", "")
@@ -113,15 +107,28 @@ def _listing(path: str, rows: Sequence[dict[str, Any]]) -> str:
         )
         for row in rows
     ]
-    reasons = [
-        f"{row['name']}, {row['status']}: {row['reason']} {_WHAT_STATUS_MEANS[Status(row['status'])]}".replace(
-            "  ", " "
-        )
-        for row in rows
-        if row["status"] != Status.COMMITTED.value
-    ]
+    reasons = [_reason(folder) for folder in folders if folder.status is not Status.COMMITTED]
     total = f"{counted(len(rows), 'checkpoint')}, {size_text(sum(row['bytes'] for row in rows))}"
     return "\n".join([table(header, cells, right=("step", "epoch", "size")), *reasons, total])
+
+
+def _reason(folder: CheckpointFolder) -> str:
+    pieces = (f"{folder.name}, {folder.status.value}:", folder.reason, _what_follows(folder))
+    return " ".join(piece for piece in pieces if piece)
+
+
+def _what_follows(folder: CheckpointFolder) -> str:
+    if folder.status is Status.UNVERIFIABLE:
+        return "Another trainer wrote it: it can be resumed, and nothing tells whether it is whole."
+    if folder.status is Status.NEWER:
+        return "This version of hftrain leaves it alone."
+    if folder.is_protected:
+        return "A resume passes it over, and no run removes it, since it is protected."
+    if INCOMPLETE in folder.files or not folder.files:
+        return "Unless a run is writing it now: a resume passes it over, and the next commit there removes it."
+    if folder.manifest is not None:
+        return "A resume passes it over, and the next commit of its run removes it."
+    return "A resume passes it over, and no run removes it: nothing tells whose it is."
 
 
 def _or_dash(value: Any) -> str:

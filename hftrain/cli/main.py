@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
+import io
 import sys
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -31,6 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: with 0 after ``--help`` and ``--version``, with 2 where the command cannot be understood.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal has no letters for is shown all the same
+        sys.stdout.reconfigure(errors="backslashreplace")
     parser = _parser()
     verb = parser.parse_args(words[:1]).verb
     if verb is None:
@@ -61,14 +63,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _outcome(run: Callable[[argparse.Namespace, Output], int], options: argparse.Namespace, output: Output) -> int:
     try:
-        code = run(options, output)
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the output has seen enough; nothing is left to be flushed at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return DONE
+        return run(options, output)
     except (HftrainError, OSError) as error:
         output.error(error)
         return USAGE if isinstance(error, ConfigurationError) else FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
-    return code

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hftrain.errors import HftrainError
-
-_UNITS = ("bytes", "kB", "MB", "GB", "TB")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,10 +25,7 @@ class Output:
 
     def result(self, document: Any, text: str) -> None:
         """Give the verb's result, as JSON or to be read."""
-        if self.as_json:
-            print(json.dumps(_finite(document), indent=2, allow_nan=False))
-        else:
-            print(printable(text))
+        _print(json.dumps(_finite(document), indent=2, allow_nan=False) if self.as_json else printable(text))
 
     def message(self, text: str) -> None:
         """Say something beside the result."""
@@ -40,7 +36,15 @@ class Output:
         text = str(error) if isinstance(error, HftrainError) else f"{type(error).__name__}: {error}"
         self.message(text)
         if self.as_json:
-            print(json.dumps({"error": {"type": type(error).__name__, "text": text}}, indent=2))
+            _print(json.dumps({"error": {"type": type(error).__name__, "text": text}}, indent=2))
+
+
+def _print(text: str) -> None:
+    """Print to stdout. Whoever reads it may have seen enough; the verb's exit code is told all the same."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # nothing is left to be flushed at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collection[str] = ()) -> str:
@@ -54,14 +58,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Collec
         ).rstrip()
         for line in lines
     )
-
-
-def size_text(num_bytes: int) -> str:
-    """A number of bytes for a person: ``"1.2 GB"`` is 1.2 * 10**9."""
-    size, unit = float(num_bytes), 0
-    while size >= 999.95 and unit < len(_UNITS) - 1:
-        size, unit = size / 1000, unit + 1
-    return f"{size:.1f} {_UNITS[unit]}" if unit else f"{num_bytes} {_UNITS[0]}"
 
 
 def counted(number: int, noun: str) -> str:

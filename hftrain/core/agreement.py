@@ -31,6 +31,8 @@ _HURRY_S = 0.5
 """How far ahead the next one is then."""
 _POLL_S = 0.1
 _WAIT_S = 0.005
+_PATIENCE_S = 1800.0
+"""How long a process waits for rank 0's decision: as long as collectives do by default."""
 
 
 class Notes(Protocol):
@@ -71,6 +73,7 @@ class SharedInterrupts(Interrupts):
         self._due: _Proposal | None = None
         """Decided where the run could not stop: for the next step's end."""
         self._num_seen = 0
+        self._num_passed = 0
         self._has_told = False
         self._leader = _Leader(notes, world_size) if rank == 0 else None
         self._is_over = threading.Event()
@@ -118,25 +121,31 @@ class SharedInterrupts(Interrupts):
 
     def _after_tick(self) -> _Proposal | None:
         self._tick += 1
-        proposal = self._proposal
-        if proposal is None or self._tick < proposal.tick:
+        decided = self._decided() if self._leader is None else self._leader.reach(self._tick)
+        if decided is None:
             return None
-        self._proposal = None
-        if self._tick > proposal.tick or not self._is_decided(proposal):
-            return None
-        if proposal.call == "stop":
-            self.code = proposal.code
+        if decided.call == "stop":
+            self.code = decided.code
         else:
             self._saved_at = self._clock()
+        return decided
+
+    def _decided(self) -> _Proposal | None:
+        proposal = self._proposal
+        if proposal is None or proposal.number <= self._num_passed or self._tick < proposal.tick:
+            return None
+        self._num_passed = proposal.number  # and never None for it, which could be a later one by now
+        if self._tick > proposal.tick or self._decision(proposal.number) != "yes":
+            return None
         return proposal
 
-    def _is_decided(self, proposal: _Proposal) -> bool:
-        if self._leader is not None:
-            return self._leader.decide(proposal)
-        name = f"decision/{proposal.number}"
-        while (answer := self._notes.read(name)) is None:
+    def _decision(self, number: int) -> str:
+        until = time.monotonic() + _PATIENCE_S
+        while (answer := self._notes.read(f"decision/{number}")) is None:
+            if time.monotonic() > until:
+                raise TimeoutError(f"Rank {self._rank} has not heard of rank 0 in {_PATIENCE_S:g} s: it is gone.")
             time.sleep(_WAIT_S)
-        return answer == "yes"
+        return answer
 
     # ---- in the thread that watches -----------------------------------------------------------------
 
@@ -145,8 +154,9 @@ class SharedInterrupts(Interrupts):
             while not self._is_over.wait(_POLL_S):
                 self._tell()
                 if self._leader is not None:
-                    self._leader.lead(self._tick, code=self._asked_code(), saves=self._is_save_due())
-                self._look()
+                    self._leader.lead(code=self._asked_code(), saves=self._is_save_due())
+                else:
+                    self._look()
         except Exception as error:
             logger.warning(
                 "Rank %d no longer hears what the other processes are asked (%s: %s): a signal stops the run without "
@@ -173,15 +183,20 @@ class SharedInterrupts(Interrupts):
         """Read the next proposal, and say so if this process has not passed its tick.
 
         The order counts: who finds the tick ahead, after the proposal is there for the thread that trains, knows that
-        it will be found.
+        it will be found. One that happens stays there until then, though rank 0, ahead of us, proposes another.
         """
-        text = self._notes.read(f"proposal/{self._num_seen + 1}")
+        text, last = self._notes.read(f"proposal/{self._num_seen + 1}"), self._proposal
         if text is None:
+            return
+        if last is not None and last.number > self._num_passed and not self._is_off(last.number):
             return
         self._num_seen += 1
         self._proposal = proposal = _Proposal(**json.loads(text))
         if self._tick < proposal.tick:
             self._notes.put(f"seen/{proposal.number}/{self._rank}", "yes")
+
+    def _is_off(self, number: int) -> bool:
+        return self._notes.read(f"decision/{number}") == "no"
 
 
 class _Leader:
@@ -197,17 +212,19 @@ class _Leader:
         self._open: _Proposal | None = None
         self._made_at = 0.0
         self._number = 0
+        self._tick = 0
         self._is_late = False
         self._has_stopped = False
         self._lock = threading.Lock()
         self._pace: deque[tuple[float, int]] = deque(maxlen=round(AHEAD_S / _POLL_S))
 
-    def lead(self, tick: int, *, code: int | None, saves: bool) -> None:
+    def lead(self, *, code: int | None, saves: bool) -> None:
         """Propose what is wanted, and take back what is not reached in time. The watching thread calls this."""
-        if not self._pace or self._pace[-1][1] != tick:
-            self._pace.append((time.monotonic(), tick))
         call: Call | None = "stop" if code is not None else "save" if saves else None
         with self._lock:
+            tick = self._tick
+            if not self._pace or self._pace[-1][1] != tick:
+                self._pace.append((time.monotonic(), tick))
             if self._has_stopped:
                 return
             if self._open is not None and not self._takes_back(self._open, tick, call):
@@ -215,17 +232,21 @@ class _Leader:
             if call is not None:
                 self._propose(tick + self._num_ahead(), call, code)
 
-    def decide(self, proposal: _Proposal) -> bool:
-        """Return, and tell, whether what was proposed happens. The thread that trains calls this at its tick."""
+    def reach(self, tick: int) -> _Proposal | None:
+        """Return what happens at this tick, and tell the others. The thread that trains calls this at each of them.
+
+        The lock keeps what is proposed ahead of it: one that this rank passed nobody would decide, and all would wait.
+        """
         with self._lock:
-            if self._open is None or self._open.number != proposal.number:
-                return False  # taken back
-            ranks = range(self._world_size)
+            self._tick, proposal = tick, self._open
+            if proposal is None or tick < proposal.tick:
+                return None
+            ranks = range(1, self._world_size)
             is_seen = all(self._notes.read(f"seen/{proposal.number}/{rank}") is not None for rank in ranks)
             self._close("yes" if is_seen else "no")
             self._is_late = False
             self._has_stopped = is_seen and proposal.call == "stop"
-            return is_seen
+            return proposal if is_seen else None
 
     def _propose(self, tick: int, call: Call, code: int | None) -> None:
         self._number += 1

@@ -60,6 +60,10 @@ class ObservedSource:
         """Return where the order of the open epoch comes from."""
         return self._source.order()
 
+    def place(self, *, is_inside: bool, num_ahead: int = 0) -> Any:
+        """Return what this rank's checkpoint needs beyond position and order."""
+        return self._source.place(is_inside=is_inside, num_ahead=num_ahead)
+
     def num_real(self, index: int) -> int | None:
         """Return how many samples of a batch count."""
         return self._source.num_real(index)

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hftrain.core.horizon import Horizon
 from hftrain.core.interrupts import Interrupts, StopAsked, Unfinished
 from hftrain.core.loop_settings import LoopSettings
 from hftrain.core.meters import LossWindow, Meters
-from hftrain.core.ports import Engine, EventSink, RunActions
+from hftrain.core.ports import Engine, EpochSource, EventSink, RunActions
 from hftrain.core.position import Position
 from hftrain.types.choices import Event
 from hftrain.types.control import TrainerControl
@@ -23,6 +24,8 @@ class StepEnds:
     """The part of `LoopRunner` that comes after a step or an epoch; the attributes are explained there."""
 
     engine: Engine
+    source: EpochSource
+    horizon: Horizon
     settings: LoopSettings
     state: TrainerState
     control: TrainerControl
@@ -40,13 +43,14 @@ class StepEnds:
     _restore_rng: Callable[[], None] | None
     _interrupts: Interrupts
     _left_by_stopped: Unfinished
+    _ending: Event | None
     _event_left: Event | None
     _is_evaluating: bool
     _num_rows: int
 
     def _end(self, event: Event) -> None:
         """Tell the listeners that a step or an epoch is over, and do what they ask for, unless the run is to stop."""
-        interrupts, self._event_left = self._interrupts, event
+        interrupts, self._ending, self._event_left = self._interrupts, event, event
         interrupts.arm()
         self.events.emit(event)
         self._event_left = None
@@ -57,6 +61,19 @@ class StepEnds:
         elif call == "stop":
             self._stop()
         self._react(self)
+        self._ending = None
+
+    def _ends_epoch(self) -> bool:
+        control = self.control
+        is_over = self.state.global_step >= self.horizon.max_steps
+        return control.should_epoch_stop or control.should_training_stop or is_over
+
+    def _leave_epoch(self) -> None:
+        """Go on to the next epoch if nothing of this one is left to train on."""
+        position = self.position
+        left = self.source.remaining(samples_done=position.samples, batches_done=position.batches)
+        if self.control.should_epoch_stop or left == 0:
+            position.next_epoch()
 
     def _stop(self) -> None:
         """Log the row if it is asked for, and leave evaluation and save to the run that goes on."""
@@ -90,6 +107,9 @@ class StepEnds:
         if self._is_evaluating:
             del self.state.log_history[self._num_rows :]
         if not self.unfinished:
+            if self._event_left is None and self._ending is Event.STEP_END and self._ends_epoch():
+                self._event_left = Event.EPOCH_END  # it was to follow at once, and no batch leads to it any more
+                self._leave_epoch()
             evaluates = self._is_evaluating or control.should_evaluate
             self.unfinished = Unfinished(
                 event=None if self._event_left is None else self._event_left.value,
@@ -105,17 +125,19 @@ class StepEnds:
         self._left_by_stopped = Unfinished()
         if left.of:
             return
-        is_inside = position.batches > 0
         self._put_back_rng()
         control.should_evaluate, control.should_save = left.evaluate, left.save
-        control.should_training_stop = left.stop_training
+        control.should_epoch_stop, control.should_training_stop = left.stop_epoch, left.stop_training
         if left.event is not None:
             self._end(Event(left.event))
         else:
             self._react(self)
-        if is_inside and left.stop_epoch:
-            position.next_epoch()
-        elif is_inside:  # opening the epoch draws random numbers, which the run that was stopped had drawn before
+        if left.event == Event.STEP_END.value and self._ends_epoch():
+            self._leave_epoch()
+            self._end(Event.EPOCH_END)
+        if (
+            position.batches > 0
+        ):  # opening the epoch draws random numbers, which the run that was stopped had drawn before
             states = self._interrupts.random_states
             self._restore_rng = partial(states.put, states.take())
 

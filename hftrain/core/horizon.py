@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hftrain.errors import ConfigurationError
 
@@ -21,6 +21,8 @@ class Horizon:
         num_examples: samples of one epoch over all ranks; estimated from `max_steps` when the data has no length.
         num_train_samples: samples of the whole run over all ranks; a fraction where the epochs are one.
         epoch_based: True when `max_steps` was derived from the number of epochs.
+        extra: where steps done before had another size: by how much the end is behind that of steps of one size, in
+            steps when `epoch_based`, else in epochs; may be negative. None where no step had another.
     """
 
     num_train_epochs: int
@@ -30,6 +32,13 @@ class Horizon:
     num_examples: int
     num_train_samples: float
     epoch_based: bool
+    extra: int | None = None
+
+    def moved(self, extra: int) -> Horizon:
+        """Return the horizon with its end so many steps, or epochs, behind the present one."""
+        if self.epoch_based:
+            return replace(self, max_steps=self.max_steps + extra, extra=extra)
+        return replace(self, num_train_epochs=self.num_train_epochs + extra, extra=extra)
 
 
 def compute_horizon(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -102,6 +103,7 @@ class Interrupts:
         stops_at_once: whether nothing would be lost by stopping at any instant.
         stops_in_steps: whether the run can stop between two micro-batches of a step.
         saved_step: the step that was saved last; None before the first save.
+        wake: has the thread that trains look at `stops_at_once`, whatever it waits for; None: nothing can.
         before_evaluation: the random state of the evaluation that is running or was left.
     """
 
@@ -119,6 +121,7 @@ class Interrupts:
         self.is_armed = False
         self.stops_at_once = False
         self.saved_step: int | None = None
+        self.wake: Callable[[], None] | None = None
         self.before_evaluation: Any = None
         self.random_states = random_states or RandomStates()
         self._clock = clock
@@ -137,13 +140,31 @@ class Interrupts:
 
     @contextmanager
     def at_once(self, *, if_: bool) -> Iterator[None]:
-        """Let a signal stop the run at any instant inside: nothing is done there that would be lost."""
+        """Let a signal or the deadline stop the run at any instant inside: nothing is done there that would be lost."""
         self.check()
         self.stops_at_once = if_ and self.stops_in_steps
+        alarm = None
+        if self.stops_at_once and self._deadline is not None and self.wake is not None:
+            alarm = threading.Timer(max(self._deadline - self._clock(), 0.0), self._ring)
+            alarm.daemon = True
+            alarm.start()
         try:
             yield
         finally:
             self.stops_at_once = False
+            if alarm is not None:
+                alarm.cancel()
+                alarm.join()  # it rings here, or not at all
+
+    def _ring(self) -> None:
+        """Tell the thread that trains that the deadline is over."""
+        self.ask(DEADLINE_CODE)
+        if self.wake is not None:
+            self.wake()
+
+    def before_drawing(self) -> Any:
+        """Return the random state that a step's micro-batches are drawn from, if the run can stop between them."""
+        return self.random_states.take() if self.stops_in_steps else None
 
     def after_micro_batch(self) -> bool:
         """Return whether the run is to stop inside its step."""

@@ -108,6 +108,9 @@ class EpochSource(Protocol):
     def order(self) -> dict[str, Any] | None:
         """Return as JSON where the order of the open epoch comes from; None where seed and epoch say it."""
 
+    def place(self, *, is_inside: bool, num_ahead: int = 0) -> Any:
+        """Return what this rank's checkpoint needs beyond position and order; None where seed and epoch say it all."""
+
     def num_real(self, index: int) -> int | None:
         """Return how many samples of the open epoch's batch ``index`` count; None means all."""
 
@@ -121,9 +124,6 @@ class EventSink(Protocol):
 
 class BatchFitter(Protocol):
     """Makes batches smaller when a step runs out of memory. Implemented by `hftrain.trainer.batch_size`."""
-
-    def begin_epoch(self) -> None:
-        """Hear that the loop is about to open an epoch."""
 
     def attempt(self, accumulate: Callable[[], bool]) -> bool | None:
         """Run a step's forwards and backwards and return what ``accumulate`` does; None if a rank ran out of memory.

@@ -111,13 +111,14 @@ class LoopRunner(StepEnds):
         self._interrupts = interrupts or Interrupts()
         self._open_step = open_step
         self._left_by_stopped = unfinished or Unfinished()
-        self._drawer = StepDrawer(source, task, self._interrupts.random_states.take, draw)
+        self._drawer = StepDrawer(task, self._interrupts.before_drawing, draw)
         self._start_afresh()
 
     def _start_afresh(self) -> None:
         """Set what is counted and noted while the loop runs."""
         self.unfinished = Unfinished()
         """What this run leaves to do, once it was stopped."""
+        self._ending: Event | None = None
         self._event_left: Event | None = None
         self._is_evaluating = False
         self._num_rows = 0
@@ -172,8 +173,6 @@ class LoopRunner(StepEnds):
         if position.batches == 0 and self._open_step is None:
             self._put_back_rng()
         self.events.emit(Event.EPOCH_BEGIN)
-        if self._fitter is not None:
-            self._fitter.begin_epoch()
         if self._train_on_what_fits():
             position.next_epoch()
         self._end(Event.EPOCH_END)
@@ -228,11 +227,6 @@ class LoopRunner(StepEnds):
             self.control.should_training_stop = True
         return True
 
-    def _ends_epoch(self) -> bool:
-        control = self.control
-        is_over = self.state.global_step >= self.horizon.max_steps
-        return control.should_epoch_stop or control.should_training_stop or is_over
-
     @property
     def drawn_from(self) -> Any:
         """The random state that the step's micro-batches were drawn from, where they were drawn at once."""
@@ -246,7 +240,8 @@ class LoopRunner(StepEnds):
             if wanted <= 0:
                 return
             skipped = 0 if self._open_step is None else self._open_step.num_skipped
-            group, num_batches, num_items = self._drawer.draw(batches, wanted - skipped)
+            is_exact = self.source.exact_length
+            group, num_batches, num_items = self._drawer.draw(batches, wanted - skipped, is_exact=is_exact)
             if not num_batches:
                 self._drawer.warn_ended_early(self.source.num_batches, self.position.batches)
                 return

@@ -58,6 +58,11 @@ class Deal:
         return self.share * self.world_size
 
     @property
+    def repeats(self) -> bool:
+        """Whether a last round may be filled up with the first units."""
+        return self.tail is Tail.REPEAT and self.world_size > 1
+
+    @property
     def low(self) -> int:
         """Where this rank's share starts in a round."""
         return self.share * self.process_index

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import copy
 from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from torch.utils.data import Sampler
 from hftrain.data.dealing import Deal, Tail, length_of
 from hftrain.data.dispatch import Exchange
 from hftrain.data.lengths import LengthGroupedSampler
+from hftrain.data.reseeding import PlacedIndices, epoch_key
 from hftrain.errors import DataError
 
 
@@ -60,9 +63,9 @@ class DealtSampler(Sampler[Any]):
         self.global_batch_size = self.round_size if batch_size is not None else None
         self._exchange = exchange
         self._seeded = give_generator(source, seed) if is_seeded else None
-        self._drawn_from: Tensor | None = None
-        self._draw_again_from: Tensor | None = None
-        self._draw_again: Iterable[Any] | None = None
+        self._drawn: dict[str, Any] | None = None
+        self._draw_again: dict[str, Any] | None = None
+        self._epoch = 0
         self._samples_done = 0
         self._num_real: list[int] = []
         self._units: Iterator[Any] | None = None
@@ -70,7 +73,7 @@ class DealtSampler(Sampler[Any]):
 
     def set_position(self, epoch: int, samples_done: int = 0) -> None:
         """Start the next iteration in ``epoch``, behind ``samples_done`` units of all ranks together."""
-        self._samples_done = samples_done
+        self._epoch, self._samples_done = epoch, samples_done
         for sampler in _levels(self.sampler):
             if callable(set_epoch := getattr(sampler, "set_epoch", None)):
                 set_epoch(epoch)
@@ -83,34 +86,35 @@ class DealtSampler(Sampler[Any]):
         A source that draws from torch's default generator must do so before a resume restores it.
         """
         if self._units is None:
-            self._units = self._ordered()
-            self._head = self._deal.skip(self._units, self._samples_done)
+            units = self._ordered()
+            self._head = self._deal.skip(units, self._samples_done)
+            # Behind an epoch's last unit the source has ended, and may have drawn for that, as in `_one_behind`.
+            ahead = list(islice(units, 1)) if self._samples_done else []
+            self._units = chain(ahead, units)
 
     def order(self) -> dict[str, Any] | None:
         """Return as JSON where the order of the open epoch comes from; None where seed and epoch say it.
 
-        ``drawn_from`` is the state of the generator before the order was drawn, ``generator`` its state now where it is
-        the source's own, which no random state of a checkpoint holds, and ``group_size`` a `LengthGroupedSampler`'s.
+        ``drawn_from`` is the state of the generator before the order was drawn, ``by_own`` whether that was
+        the source's own, ``generator`` the state now of the source's own, which no random state of a checkpoint holds,
+        and ``group_size`` a `LengthGroupedSampler`'s.
         """
-        if self._seeded is not None or self._drawn_from is None:
+        if self._seeded is not None or self._drawn is None:
             return None
-        order: dict[str, Any] = {"drawn_from": _text(self._drawn_from)}
-        if (own := _own_generator(self.sampler)) is not None:
-            order["generator"] = _text(own.get_state())
-        if isinstance(self.sampler, LengthGroupedSampler):
-            order["group_size"] = self.sampler.batch_size
-        return order
+        own = _own_generator(self.sampler)
+        return self._drawn if own is None else self._drawn | {"generator": _text(own.get_state())}
 
     def load_order(self, order: dict[str, Any], *, starts_epoch: bool) -> None:
         """Draw the next order from where `order` says: the open epoch's again, or the next one's."""
         own = _own_generator(self.sampler)
         if not starts_epoch:
-            self._draw_again_from = _state(order["drawn_from"])
-            if isinstance(self.sampler, LengthGroupedSampler):
-                # Grouped for the batches of then: in another order samples would repeat or be left out.
-                self._draw_again = self.sampler.regrouped(order.get("group_size", self.sampler.batch_size))
+            self._draw_again = order
         elif own is not None and "generator" in order:
             own.set_state(_state(order["generator"]))
+
+    def remaining_after(self, samples_done: int) -> int | None:
+        """Return this rank's number of batches behind a position, in samples over all ranks; None when unknown."""
+        return None if self.num_samples is None else self._deal.num_rounds(self.num_samples - samples_done)
 
     def num_real(self, index: int) -> int:
         """Return how many samples of the batch ``index`` of the latest iteration count; 0 for a filler."""
@@ -128,6 +132,7 @@ class DealtSampler(Sampler[Any]):
         return self._batches() if self.batch_size is not None else self._ready_units()
 
     def _batches(self) -> Iterator[list[Any]]:
+        position, key = self._samples_done + self._deal.low, epoch_key(self.seed, self._epoch)
         for part, num_real in self._parts():
             if isinstance(part[0], (list, tuple)):
                 raise DataError(
@@ -135,12 +140,16 @@ class DealtSampler(Sampler[Any]):
                     f"Return it as the batch_sampler of a DataLoader (get_train_dataloader), not as a sampler."
                 )
             self._num_real.append(num_real)
-            yield part
+            yield PlacedIndices(part, key=key, position=position)
+            position += self.round_size
 
     def _ready_units(self) -> Iterator[Any]:
+        number, key = self._samples_done + self._deal.low, epoch_key(self.seed, self._epoch)
         for part, num_real in self._parts():
             self._num_real.append(num_real and _size_of(part[0]))
-            yield part[0] if num_real else _first_of(part[0])
+            unit = part[0] if num_real else _first_of(part[0])
+            yield PlacedIndices(unit, key=key, position=number << _UNIT) if type(unit) is list else unit
+            number += self.round_size
 
     def _parts(self) -> Iterator[tuple[list[Any], int]]:
         self.start()
@@ -151,15 +160,17 @@ class DealtSampler(Sampler[Any]):
         """Read the source, its order drawn from where it should be; a source without end is read as it goes."""
         if self._seeded is not None:
             return iter(self.sampler)
-        source = self.sampler if self._draw_again is None else self._draw_again
+        again, self._draw_again = self._draw_again, None
+        source = self.sampler if again is None else self._as_then(again)
         own = _own_generator(source)
         generator = own if own is not None else torch.default_generator
         mine = generator.get_state()
-        wanted = mine if self._draw_again_from is None else self._draw_again_from
-        self._draw_again = self._draw_again_from = None
+        wanted = mine if again is None else _state(again["drawn_from"])
         if self._exchange is not None:
             wanted = self._exchange.broadcast_object(wanted)
-        self._drawn_from = wanted
+        self._drawn = {"drawn_from": _text(wanted), "by_own": own is not None}
+        if isinstance(source, LengthGroupedSampler):
+            self._drawn["group_size"] = source.batch_size
         if wanted.equal(mine):
             return iter(source)
         if own is not None or length_of(source) is None:
@@ -172,6 +183,21 @@ class DealtSampler(Sampler[Any]):
         units = list(source)
         generator.set_state(after)
         return iter(units)
+
+    def _as_then(self, order: dict[str, Any]) -> Iterable[Any]:
+        """Return the source as it was when it drew an order; another run's may have differed.
+
+        Grouped for other batches, or drawn from a generator of another kind, it would give another order, in which
+        samples repeat or are left out.
+        """
+        source, own = self.sampler, _own_generator(self.sampler)
+        if isinstance(source, LengthGroupedSampler):
+            source = source.regrouped(order.get("group_size", source.batch_size))
+        was_own = order.get("by_own", "generator" in order)
+        if was_own == (own is not None):
+            return source
+        drawing: Iterable[Any] = _drawing_from(source, torch.Generator(device="cpu") if was_own else None)
+        return drawing
 
 
 def _one_behind(parts: Iterator[Any]) -> Iterator[Any]:
@@ -187,6 +213,8 @@ def _one_behind(parts: Iterator[Any]) -> Iterator[Any]:
 
 
 _END = object()
+_UNIT = 24
+"""Bits for the samples of a batch whose size is not known beforehand."""
 
 
 def _levels(source: Any) -> Iterator[Any]:
@@ -199,6 +227,17 @@ def _levels(source: Any) -> Iterator[Any]:
 def _own_generator(source: Any) -> torch.Generator | None:
     owned = (getattr(sampler, "generator", None) for sampler in _levels(source))
     return next((generator for generator in owned if isinstance(generator, torch.Generator)), None)
+
+
+def _drawing_from(source: Any, generator: torch.Generator | None) -> Any:
+    """Return a copy of a sampler that draws from another generator; one without the attribute as it is."""
+    if hasattr(source, "generator"):
+        source = copy.copy(source)
+        source.generator = generator
+    elif hasattr(getattr(source, "sampler", None), "generator"):
+        source = copy.copy(source)
+        source.sampler = _drawing_from(source.sampler, generator)
+    return source
 
 
 def give_generator(source: Any, seed: int) -> torch.Generator | None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import torch
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, get_worker_info
 
 from hftrain.data.dealing import Deal, Tail, length_of
+from hftrain.data.reseeding import seeded_samples
+from hftrain.data.streams import TurnFiller, Turns
 
 
 def start_epoch(dataset: Any, *, epoch: int, seed: int) -> None:
@@ -63,6 +67,7 @@ class IterableShard(IterableDataset[Any]):
         seed: for the data set's ``generator``.
         persistent: workers outlive an epoch, so that the position must reach them through shared memory.
         gives_batches: the data set makes the batches, so that the units dealt and counted are batches.
+        is_seeding: workers seed each sample, for training.
     """
 
     def __init__(
@@ -73,6 +78,7 @@ class IterableShard(IterableDataset[Any]):
         seed: int,
         persistent: bool = False,
         gives_batches: bool = False,
+        is_seeding: bool = False,
     ) -> None:
         super().__init__()
         self.round_size = deal.round_size
@@ -80,6 +86,9 @@ class IterableShard(IterableDataset[Any]):
         self.dataset = dataset
         self.seed = seed
         self._deal = deal
+        self._is_seeding = is_seeding
+        self._state: Any = None
+        self._turns: tuple[int, Turns] | None = None
         self._position = torch.zeros(2, dtype=torch.int64, device="cpu")
         if persistent:
             self._position.share_memory_()  # type: ignore[no-untyped-call]
@@ -87,9 +96,31 @@ class IterableShard(IterableDataset[Any]):
     def set_position(self, epoch: int, samples_done: int = 0) -> None:
         """Start the next iteration in ``epoch``, behind ``samples_done`` units of all ranks together.
 
-        With workers only the epoch can be set: how the samples are divided among them is not known here.
+        With workers only the epoch can be set: how the samples are divided among them is not known here, and
+        `load_turns` says what each of them skips.
         """
         self._position[0], self._position[1] = epoch, samples_done
+
+    @property
+    def is_stateful(self) -> bool:
+        """Whether the data set says where it is, and can be told."""
+        return all(callable(getattr(self.dataset, name, None)) for name in ("state_dict", "load_state_dict"))
+
+    def state(self) -> Any:
+        """Return where a data set with a state is now; None if it does not know yet."""
+        return copy.deepcopy(self.dataset.state_dict())  # type: ignore[attr-defined]
+
+    def load_state(self, state: Any) -> None:
+        """Start the next iteration of this process from what `state` returned at its position; None: skip to it."""
+        self._state = state
+
+    def load_turns(self, epoch: int, turns: Turns | None) -> None:
+        """Let workers that start now skip, in this epoch, what they gave before."""
+        self._turns = None if turns is None else (epoch, turns)
+
+    def remaining_after(self, samples_done: int) -> int | None:
+        """Return this rank's number of rounds behind a position, in samples over all ranks; None when unknown."""
+        return None if self.num_samples is None else self._deal.num_rounds(self.num_samples - samples_done)
 
     @property
     def num_samples(self) -> int | None:
@@ -108,10 +139,24 @@ class IterableShard(IterableDataset[Any]):
     def __iter__(self) -> Iterator[Any]:
         epoch, samples_done = self._position.tolist()
         start_epoch(self.dataset, epoch=epoch, seed=self.seed)
+        worker, fillers = get_worker_info(), 0
+        if worker is not None and self._turns is not None and self._turns[0] == epoch:
+            turns = self._turns[1]
+            samples_done = turns.batches[worker.id] * self.round_size
+            fillers = turns.num_fillers(worker.id, per_batch=self._deal.share)
+        state, self._state = self._state, None
         samples = iter(self.dataset)
-        # Skipped at once: what the data set draws from torch's default generator is drawn before a resume restores it.
-        head = self._deal.skip(samples, samples_done) if samples_done else []
-        return samples if self._deal.world_size == 1 else self._shares(samples, head)
+        if self._is_seeding and worker is not None:
+            samples = seeded_samples(samples, seed=self.seed, epoch=epoch)
+        if state is None:
+            # At once: what the data set draws from torch's default generator is drawn before a resume restores it.
+            head = self._deal.skip(samples, samples_done) if samples_done else []
+        else:
+            head = self._deal.skip(samples, min(samples_done, self.round_size)) if self._deal.repeats else []
+            self.dataset.load_state_dict(state)  # type: ignore[attr-defined]
+            samples = iter(self.dataset)
+        own = samples if self._deal.world_size == 1 else self._shares(samples, head)
+        return chain((TurnFiller() for _ in range(fillers)), own) if fillers else own
 
     def _shares(self, samples: Iterator[Any], head: list[Any]) -> Iterator[Any]:
         for part, num_real in self._deal.parts(samples, head):

@@ -14,6 +14,7 @@ from hftrain.data.epochs import num_samples_of
 from hftrain.data.iterables import IterableShard
 from hftrain.data.settings import LoaderSettings
 from hftrain.data.sharing import dispatched, is_dealt, seeded_loader, shared_eval_loader, shared_train_loader
+from hftrain.data.streams import FromWorkerCollate, StreamLoader
 from hftrain.errors import DataError
 
 CollateFn = Callable[[list[Any]], Any]
@@ -147,11 +148,13 @@ def _iterable_loader(
     evaluation = Tail.DROP if settings.drop_last else Tail.FILLER
     tail = settings.train_tail(drop_last=settings.drop_last) if training else evaluation
     deal = settings.deal(share=share, tail=tail)
-    return DataLoader(
-        IterableShard(data, deal=deal, seed=settings.seed, persistent=settings.persistent_workers),
+    marked = marking(collate_fn or default_collate, settings, tail)
+    is_followed = training and settings.num_workers > 0
+    return (StreamLoader if is_followed else DataLoader)(
+        IterableShard(data, deal=deal, seed=settings.seed, persistent=settings.persistent_workers, is_seeding=training),
         batch_size=share,
         drop_last=settings.drop_last,
-        collate_fn=marking(collate_fn or default_collate, settings, tail),
+        collate_fn=FromWorkerCollate(marked) if is_followed else marked,
         **settings.worker_options(training=training),
     )
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from hftrain.data.dealing import Deal, Tail, train_tail
+from hftrain.data.reseeding import PlacedIndices, epoch_key
 from hftrain.errors import DataError
 
 Indices = Tensor | NDArray[np.int64] | Sequence[int]
@@ -117,11 +118,11 @@ class EpochBatchSampler(Sampler[list[int]]):
     def _batches(self, take: Callable[[int, int], list[int]], start: int) -> Iterator[list[int]]:
         share, size = self.batch_size, self.round_size
         end = self.num_samples - (self.num_samples - start) % size
-        low = self._deal.low
+        low, key = self._deal.low, epoch_key(self.seed, self.epoch)
         for begin in range(start + low, end + low, size):
-            yield take(begin, begin + share)
+            yield PlacedIndices(take(begin, begin + share), key=key, position=begin)
         if end < self.num_samples and (part := self._deal.last(take(end, self.num_samples), take(0, size))[0]):
-            yield part
+            yield PlacedIndices(part, key=key, position=end + low)
 
     def _slicer(self) -> Callable[[int, int], list[int]]:
         # Python ints are made batch by batch: a list of ten million of them takes longer than all else here.

@@ -21,6 +21,7 @@ from hftrain.data.dispatch import DispatchingLoader
 from hftrain.data.epochs import dealer_of
 from hftrain.data.iterables import IterableShard
 from hftrain.data.settings import LoaderSettings, RankSeed
+from hftrain.data.streams import FromWorkerCollate
 from hftrain.errors import DataError
 
 Loader = DataLoader[Any]
@@ -86,8 +87,13 @@ def dispatched(
         split=settings.split_batches,
         drops_last=drops_last,
         repeats=training,
-        **{name: getattr(loader, name) for name in _KEPT_SETTINGS} | batching,
+        **{name: getattr(loader, name) for name in _KEPT_SETTINGS} | batching | _plain_collate(loader),
     )
+
+
+def _plain_collate(loader: Loader) -> dict[str, Any]:
+    collate_fn = loader.collate_fn
+    return {"collate_fn": collate_fn.collate_fn} if isinstance(collate_fn, FromWorkerCollate) else {}
 
 
 def shared_train_loader(loader: Loader, settings: LoaderSettings) -> Loader:

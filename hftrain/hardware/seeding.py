@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import random
@@ -43,6 +44,17 @@ def set_seed(seed: int, deterministic: bool = False) -> None:
     torch.manual_seed(seed)  # CUDA's and MPS's generators too; lazily, when they have not started yet
     if deterministic:
         torch.use_deterministic_algorithms(True)
+
+
+def seed_rank(seed: int, *, step: int, rank: int) -> None:
+    """Seed a process that joins a run at a step: by no number that another process, or another step, is seeded by.
+
+    Args:
+        seed: of the run.
+        step: optimizer steps done.
+        rank: of the process.
+    """
+    set_seed(int.from_bytes(hashlib.sha256(f"{seed}/{step}/{rank}".encode()).digest()[:4]))
 
 
 def enable_full_determinism(seed: int, warn_only: bool = False) -> None:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from hftrain.trainer.background import in_background_if_wanted, settle
+from hftrain.checkpoint.ranks import StorageRefusedError
+from hftrain.trainer.background import go_on_without, in_background_if_wanted, settle
 from hftrain.trainer.counters import settle_counts
-from hftrain.trainer.step_methods import StepMethods
+from hftrain.trainer.overrides import is_replaced
 from hftrain.trainer.stepping import check_share, warn_if_count_is_ignored
 from hftrain.types.choices import Event
 
@@ -38,10 +39,10 @@ class TrainerTask:
             trainer.model_accepts_loss_kwargs
             and trainer.compute_loss_func is None
             # What an override makes of the count is its own affair, and calling it once more could have effects.
-            and all(_is_own(trainer, name) for name in _LOSS_METHODS)
+            and not any(is_replaced(trainer, name) for name in _LOSS_METHODS)
         )
         self.draws_steps = (
-            trainer._uses_count() or trainer.args.past_index >= 0 or not _is_own(trainer, "get_batch_samples")
+            trainer._uses_count() or trainer.args.past_index >= 0 or is_replaced(trainer, "get_batch_samples")
         )
         """Whether a step's micro-batches are drawn by `draw_step`."""
 
@@ -94,26 +95,32 @@ class TrainerActions:
     def save(self) -> None:
         """Call `Trainer._save_checkpoint`; listeners hear of it once it is committed, now or after a later step.
 
-        Listeners may change what was committed.
+        Listeners may change what was committed. A storage that refused is a warning, and the next save tries again.
         """
         trainer = self._trainer
         settle_counts(trainer)
         settle(trainer, wait=True)
         if trainer._interrupts is not None:
             trainer._interrupts.note_save(trainer.state.global_step)
-        with in_background_if_wanted(trainer):
-            trainer._save_checkpoint(trainer.model, None)
+        trainer._best_before_save = trainer.state.best_model_checkpoint
+        try:
+            with in_background_if_wanted(trainer):
+                trainer._save_checkpoint(trainer.model, None)
+            self._tell()
+        except StorageRefusedError as error:
+            trainer.control.should_save = False
+            if trainer._interrupts is not None:
+                trainer._interrupts.saved_step = None
+            go_on_without(trainer, error)
+
+    def _tell(self) -> None:
+        trainer = self._trainer
         if trainer._checkpoints is not None and trainer._checkpoints.background.is_writing:
             trainer.control.should_save = False
             return
         trainer.callback_handler.emit(Event.SAVE)
         if trainer._checkpoints is not None:
             trainer._checkpoints.amend()
-
-
-def _is_own(trainer: Trainer, name: str) -> bool:
-    """Return whether a method is the Trainer's own, on class and instance."""
-    return getattr(getattr(trainer, name), "__func__", None) is getattr(StepMethods, name)
 
 
 def _with_count(training_step: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from hftrain.checkpoint.background import InBackground
-from hftrain.checkpoint.background_write import Outcome
-from hftrain.checkpoint.storage import name_of
+from hftrain.checkpoint.layout import size_text
+from hftrain.checkpoint.space import num_bytes
 from hftrain.core.runner import LoopRunner
-from hftrain.errors import TrainingInterrupted
+from hftrain.errors import CheckpointError, TrainingInterrupted
 from hftrain.hardware.host_memory import free_host_bytes
 from hftrain.hardware.notes import notes_of_run
-from hftrain.trainer.model_files import has_adapters
-from hftrain.trainer.overrides import is_overridden
+from hftrain.trainer.model_files import saved_tensors
+from hftrain.trainer.overrides import is_overridden, is_replaced
 from hftrain.types.choices import Event
 
 if TYPE_CHECKING:
@@ -63,7 +63,9 @@ def settle(trainer: SaveMethods, *, wait: bool = False) -> None:
     if outcome is None:
         return
     if outcome.error is not None:
-        _go_on_without(trainer, outcome)
+        if not outcome.is_refusal:
+            raise outcome.error
+        go_on_without(trainer, outcome.error)
         return
     if is_overridden(type(trainer), "_rotate_checkpoints") and trainer._running_engine().is_world_process_zero:
         trainer._rotate_checkpoints(use_mtime=True, output_dir=trainer._get_output_dir())
@@ -102,20 +104,26 @@ def writes_settled(trainer: SaveMethods) -> Iterator[None]:
 def _end_of_saves(trainer: SaveMethods) -> None:
     settle(trainer, wait=True)
     assert trainer._checkpoints is not None  # set for the duration of train
-    if trainer._checkpoints.background.unmended is not None:
-        raise trainer._checkpoints.background.unmended
+    saves = trainer._checkpoints.background
+    error, saves.unmended = saves.unmended, None
+    try:
+        if error is not None:
+            raise error
+    finally:
+        del error  # its traceback holds this frame: a cycle that would keep the whole run alive
 
 
-def _go_on_without(trainer: SaveMethods, outcome: Outcome) -> None:
-    """Warn that a save failed; the next one tries again. Raises the error if no storage is to blame."""
-    assert outcome.error is not None  # the caller checks
-    if not outcome.is_refusal:
-        raise outcome.error
-    best = trainer.state.best_model_checkpoint
-    if best is not None and name_of(best) == name_of(outcome.folder):
-        trainer.state.best_model_checkpoint = None
+def go_on_without(trainer: SaveMethods, error: CheckpointError) -> None:
+    """Warn that the storage refused a save; the next one tries again, and at the end `writes_settled` raises this."""
+    assert trainer._checkpoints is not None  # set for the duration of train
+    trainer._checkpoints.background.unmended = error
+    trainer.state.best_model_checkpoint = trainer._best_before_save
     if trainer._running_engine().is_world_process_zero:
-        logger.warning("%s Training goes on, and the next save tries again.", outcome.error)
+        logger.warning("%s Training goes on, and the next save tries again.", str(error))
+    link: BaseException | None = error
+    while link is not None:  # it is kept, and would keep alive whatever the frames that it passed hold
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
 
 
 def settling(trainer: SaveMethods, react: Callable[[LoopRunner], None] | None) -> Callable[[LoopRunner], None] | None:
@@ -123,17 +131,35 @@ def settling(trainer: SaveMethods, react: Callable[[LoopRunner], None] | None) -
     if trainer.args.save_async is False:
         return react
     then = react or LoopRunner.react
+    is_first = True
 
     def settle_and_react(runner: LoopRunner) -> None:
+        nonlocal is_first
         settle(trainer)
+        if is_first:
+            is_first = False
+            _reserve_memory(trainer)
         then(runner)
 
     return settle_and_react
 
 
+def _reserve_memory(trainer: SaveMethods) -> None:
+    """Begin to take the memory for copies, when the first step has made the optimizer's state. No collective."""
+    args = trainer.args
+    is_saving = args.save_strategy != "no" or args.save_minutes is not None
+    if not is_saving or trainer._checkpoints is None or not trainer._running_engine().is_world_process_zero:
+        return
+    if args.save_async or _why_at_once(trainer) is None:
+        trainer._checkpoints.background.reserve(_tensors_to_copy(trainer))
+
+
 def _how_to_write(trainer: SaveMethods) -> InBackground | None:
     engine, args = trainer._running_engine(), trainer.args
     if args.save_async is False:
+        return None
+    if trainer._writers().num_folders > 1:
+        _say_once(trainer, "save_on_each_node=True has every node wait until all of them have written")
         return None
     notes = notes_of_run(engine.world_size)
     reason = _why_at_once(trainer) if args.save_async is None else None
@@ -154,35 +180,29 @@ def _why_at_once(trainer: SaveMethods) -> str | None:
     """Return why this process would rather not write in the background."""
     kind = type(trainer)
     for name in _SAVING:
-        if is_overridden(kind, name) or name in vars(trainer):
+        if is_replaced(trainer, name):
             return f"{kind.__name__} overrides {name}, and may count on files that are there when it returns"
     for name, method in trainer.callback_handler.listeners(Event.SAVE):
         if not _is_ours(method):
             return f"{name} has an on_save, which may count on files of the step that it is called at"
-    needed, held = _bytes_to_copy(trainer), trainer._checkpoints.background.buffer_bytes if trainer._checkpoints else 0
-    free = free_host_bytes()
+    needed, free = num_bytes(_tensors_to_copy(trainer)), free_host_bytes()
+    held = trainer._checkpoints.background.buffer_bytes if trainer._checkpoints else 0
     if free is None:
         return "nothing says how much memory is free"
     if free + held <= 2 * needed:
-        return f"free memory ({_gb(free + held)}) is not above twice what would be copied ({_gb(needed)})"
+        return f"free memory ({size_text(free + held)}) is not above twice what would be copied ({size_text(needed)})"
     return None
 
 
-def _bytes_to_copy(trainer: SaveMethods) -> int:
-    """Return how large the copies on this rank would be: rank 0 copies model and optimizer."""
-    engine, runner = trainer._running_engine(), trainer._runner
-    if not engine.is_world_process_zero:
-        return 0
-    model, is_partial = trainer.model, has_adapters(trainer.model)
-    num_bytes = _num_bytes(it for it in model.parameters() if it.requires_grad or not is_partial)
-    num_bytes += 0 if is_partial else _num_bytes(model.buffers())
-    if runner is None or trainer.args.save_only_model:
-        return num_bytes
-    return num_bytes + sum(_num_bytes(state.values()) for state in runner.optimizer.state.values())
-
-
-def _num_bytes(values: Iterable[Any]) -> int:
-    return sum(value.numel() * value.element_size() for value in values if isinstance(value, Tensor))
+def _tensors_to_copy(trainer: SaveMethods) -> list[Tensor]:
+    """Return what this rank would copy, small things apart: rank 0 copies model and optimizer."""
+    runner = trainer._runner
+    if not trainer._running_engine().is_world_process_zero:
+        return []
+    copied: list[Any] = list(saved_tensors(trainer.model))
+    if runner is not None and not trainer.args.save_only_model:
+        copied += (value for state in runner.optimizer.state.values() for value in state.values())
+    return [value for value in copied if isinstance(value, Tensor)]
 
 
 def _say_once(trainer: SaveMethods, reason: str) -> None:
@@ -199,7 +219,3 @@ def _is_ours(method: Callable[..., Any]) -> bool:
     """Whether a listener is part of hftrain or its plugins, which are told when files are committed."""
     package = getattr(method, "__module__", "").partition(".")[0]
     return package == "hftrain" or package.startswith("hftrain_")
-
-
-def _gb(num_bytes: int) -> str:
-    return f"{num_bytes / 1e9:.3g} GB"

@@ -123,6 +123,7 @@ class TrainerBase:
     _interrupts: Interrupts | None
     _tracking: Tracking | None
     _said_why_at_once: bool
+    _best_before_save: str | None
     _stages_set_up: set[str]
     _ignore_keys_for_eval: list[str] | None
     _loss_arguments: tuple[float, float | None] | None

@@ -16,6 +16,8 @@ from hftrain.core.counting import ObservedSource
 from hftrain.data.epochs import EpochLoader
 from hftrain.errors import ConfigurationError, HardwareError
 from hftrain.hardware.memory import is_out_of_memory
+from hftrain.hardware.seeding import rng_state, set_rng_state
+from hftrain.optim.stretching import is_stretchable, move_end
 from hftrain.trainer.run_length import horizon_from, horizon_of, training_source
 from hftrain.trainer.settings import dealing_of, loop_settings
 
@@ -83,13 +85,8 @@ class BatchSizeFitter:
         """Fit the batches of ``trainer``, for one run."""
         self._trainer = trainer
         self._engine = trainer._running_engine()
-        self._epoch_rng = torch.get_rng_state()
         self._message = ""
         self._remember_counts()
-
-    def begin_epoch(self) -> None:
-        """Remember the random state that the epoch's order may be drawn from."""
-        self._epoch_rng = torch.get_rng_state()
 
     def attempt(self, accumulate: Callable[[], bool]) -> bool | None:
         """Return what ``accumulate`` does, or None where it ran out of memory on any process.
@@ -172,6 +169,8 @@ class BatchSizeFitter:
     def _smaller_source(self, loop: LoopRunner) -> EpochLoader:
         source, before = training_source(self._trainer), loop.source.global_batch_size
         source.load_order(loop.source.order())
+        # Behind which of the drawn batches the data set's own state would be is not known here: it skips.
+        source.load_place(replace(loop.source.place(is_inside=True), stream=None) if source.remembers else None)
         now = source.global_batch_size
         if now is None or before is None or now >= before:
             raise ConfigurationError(
@@ -194,11 +193,18 @@ class BatchSizeFitter:
         state.num_train_epochs, state.max_steps = loop.horizon.num_train_epochs, loop.horizon.max_steps
         state.compute_steps(trainer.args, state.max_steps)
         if loop.horizon.max_steps != steps and trainer._created_lr_scheduler and loop.scheduler is not None:
-            self._stretch_schedule(loop)
+            self._lengthen_schedule(loop, steps)
 
-    def _stretch_schedule(self, loop: LoopRunner) -> None:
-        """Replace the schedule by one of the new length, as far advanced; the rate moves on with the next step."""
+    def _lengthen_schedule(self, loop: LoopRunner, steps: int) -> None:
+        """Let the schedule, made for so many steps, end with the run.
+
+        The rate goes on from where it is. A schedule that cannot be stretched, or has not begun, is replaced by one of
+        the new length, as far advanced.
+        """
         trainer, groups, before = self._trainer, loop.optimizer.param_groups, self._trainer.lr_scheduler
+        if is_stretchable(before) and before.last_epoch > 0:
+            move_end(before, length=steps, end=loop.horizon.max_steps)
+            return
         rates = [group["lr"] for group in groups]
         trainer.lr_scheduler = None
         trainer.create_scheduler(num_training_steps=loop.horizon.max_steps, optimizer=loop.optimizer)
@@ -210,13 +216,12 @@ class BatchSizeFitter:
         loop.scheduler = trainer.callback_handler.lr_scheduler = trainer.lr_scheduler
 
     def _open(self, loop: LoopRunner) -> Iterator[Any]:
-        """Open the epoch where it is, in the order it had: from the random state of its beginning, put back after."""
-        position, now = loop.position, torch.get_rng_state()
-        torch.set_rng_state(self._epoch_rng)
+        """Open the epoch where it is, in the order it had; the random states stay what they are."""
+        position, now = loop.position, rng_state()
         try:
             return loop.source.open(position.epoch, samples_done=position.samples, batches_done=position.batches)
         finally:
-            torch.set_rng_state(now)
+            set_rng_state(now)
 
     def _remember_counts(self) -> None:
         counter = self._trainer._token_counter

@@ -11,7 +11,6 @@ from hftrain.core.metrics import are_metrics
 from hftrain.core.task import TaskModule
 from hftrain.data.collators import DataCollatorWithPadding, default_data_collator
 from hftrain.errors import ConfigurationError, NotAvailableError
-from hftrain.hardware.world import read_world
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -221,18 +220,4 @@ def warn_of_generating(args: TrainingArguments, trainer: type) -> None:
             "predict_with_generate=True is what Seq2SeqTrainer does, and this is a Trainer: nothing is generated.",
             UserWarning,
             stacklevel=4,
-        )
-
-
-def check_saving(args: TrainingArguments) -> None:
-    """Raise if every node should save and there are several.
-
-    Raises:
-        NotAvailableError: there are.
-    """
-    num_nodes = read_world().num_nodes
-    if args.save_on_each_node and num_nodes > 1:
-        raise NotAvailableError(
-            f"save_on_each_node=True on {num_nodes} nodes is not available in this version: the main process writes. "
-            "Set save_on_each_node=False and output_dir to a folder that all nodes see."
         )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from hftrain.core.counting import ObservedSource, TokenCounter
 from hftrain.core.speed import speed_metrics
 from hftrain.trainer.construction import base_of
-from hftrain.trainer.step_methods import StepMethods
+from hftrain.trainer.overrides import is_replaced
 from hftrain.types.state import TrainerState
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def _token_counter(trainer: Trainer) -> TokenCounter | None:
 
 def _flops_counter(trainer: Trainer) -> Callable[[Any], None] | None:
     """Return what adds a batch's floating point operations to ``current_flos``; None when nothing tells them."""
-    is_own = getattr(trainer.floating_point_ops, "__func__", None) is StepMethods.floating_point_ops
+    is_own = not is_replaced(trainer, "floating_point_ops")
     own = getattr(trainer.model, "floating_point_ops", None)
     if own is None and is_own:
         return None

@@ -186,7 +186,7 @@ class EvalMethods(ReportMethods):
             if has_loss:
                 loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
                 return self._running_engine().float_outputs(mean_loss(loss)), outputs
-            outputs = call_model(model, inputs)
+            outputs = call_model(model, inputs, label_names=self.label_names)
         if self.args.past_index >= 0:
             self._past = past_of(outputs, self.args.past_index - 1)  # there is no loss before it
         return None, outputs

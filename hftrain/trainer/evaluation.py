@@ -79,7 +79,7 @@ def run_loop(
     loss_only = trainer.args.prediction_loss_only if loss_only is None else loss_only
     handler.eval_dataloader = loader
     handler.bind(trainer.args, trainer.state, trainer.control)
-    source = EpochLoader(loader, seed=trainer.args.seed)
+    source = EpochLoader(loader, seed=trainer.args.seed, is_training=False)
     _place(trainer)
     with _step(trainer, loader, description, loss_only=loss_only, ignore_keys=ignore_keys) as (step, sinks):
         collected = _collected(trainer, description, loss_only=loss_only, num_samples=source.num_samples)

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from hftrain.checkpoint.documents import neighbour
-from hftrain.checkpoint.layout import TRAINER_STATE, new_run_id
+from hftrain.checkpoint.layout import new_run_id
 from hftrain.core.horizon import Horizon
 from hftrain.core.interrupts import Unfinished
 from hftrain.core.loop_settings import LoopSettings
@@ -34,10 +34,23 @@ from hftrain.trainer.preemption import (
     unfinished_of,
     without_open_step,
 )
+from hftrain.trainer.preflight import refuse_lack_of_space
 from hftrain.trainer.reactions import reactions_of
-from hftrain.trainer.resuming import position_after, position_from, state_from
-from hftrain.trainer.run_length import horizon_from, horizon_of, training_source
-from hftrain.trainer.settings import data_seed, loop_settings
+from hftrain.trainer.reshaping import (
+    SHAPE,
+    Plan,
+    create_optimizer_and_scheduler,
+    plan_from,
+    plan_from_start,
+    shape_change,
+    shape_of,
+    stretch_schedule,
+    told,
+    whole_batches,
+)
+from hftrain.trainer.resuming import place_in, position_after, state_from
+from hftrain.trainer.run_length import training_source
+from hftrain.trainer.settings import loop_settings
 from hftrain.trainer.stepping import direct_calls_in_precision
 from hftrain.trainer.tracking import reported
 from hftrain.types.choices import DebugOption, Event
@@ -53,9 +66,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-RUN_SHAPE = ("batch_size", "accumulation_steps", "world_size", "seed")
-"""What decides which samples a step takes; all of it is in ``data.json``."""
-
 ROW_DECIMALS = 4
 """To so many digits a plain module's loss is rounded in a row, as in the documented rows; a task's is exact."""
 
@@ -69,6 +79,7 @@ class Resume:
     order: dict[str, Any] | None
     windows: list[dict[str, Any]]
     shape: dict[str, Any]
+    length: dict[str, Any]
     unfinished: Unfinished
     reader: CheckpointReader
 
@@ -79,6 +90,7 @@ def fit(trainer: Trainer, resume_from: bool | str | None) -> TrainOutput:
     with accumulation_restored(trainer), memory as add_memory, interruptible(trainer) as interrupts:
         resume = _prepare(trainer, resume_from)
         runner = _runner(trainer, resume)
+        refuse_lack_of_space(trainer, runner.optimizer)
         trainer._runner = runner
         started, first_step = time.time(), trainer.state.global_step
         with reported(trainer, resumed_step=first_step if resume is not None else None):
@@ -128,11 +140,12 @@ def _read(reader: CheckpointReader) -> Resume:
     if reader.has("data"):
         data = reader.fields("data")
     return Resume(
-        state=_neighbourly(state_from(fields, name=f"{reader.path}/{TRAINER_STATE}"), reader),
-        position=position_from(data["position"], name=f"{reader.path}/data.json") if "position" in data else None,
+        state=_neighbourly(state_from(fields), reader),
+        position=Position(**data["position"]) if "position" in data else None,
         order=data.get("order"),
         windows=data.get("windows", []),
-        shape={name: data[name] for name in RUN_SHAPE if data.get(name) is not None},
+        shape={name: data[name] for name in SHAPE if data.get(name) is not None},
+        length=data.get("length") or {},
         unfinished=unfinished_of(data),
         reader=reader,
     )
@@ -159,21 +172,16 @@ def _runner(trainer: Trainer, resume: Resume | None) -> LoopRunner:
     settings = loop_settings(trainer.args, loss_decimals=ROW_DECIMALS if task is None else None)
     source = training_source(trainer)
     source.load_order(resume.order if resume is not None else None)
+    if resume is not None and not trainer.args.ignore_data_skip:
+        source.load_place(place_in(resume.reader, rank=engine.process_index))
     position = _position(trainer, source, resume)
-    horizon = horizon_of(trainer, source)
-    if resume is not None and _shape_changed(trainer, resume, settings):
-        _forget_open_step(resume)
-        horizon = horizon_from(horizon, source, settings, position, global_step=resume.state.global_step)
-    trainer.create_optimizer_and_scheduler(horizon.max_steps)
-    trainer.model_wrapped = trainer._wrap_model(trainer.model, training=True, dataloader=source.loader)
-    if resume is not None:
-        trainer._load_optimizer_and_scheduler(resume.reader.path)
-        trainer._load_scaler(resume.reader.path)
-    _start_state(trainer, resume, horizon)
-    handler.train_dataloader = source.loader
-    handler.optimizer, handler.lr_scheduler = trainer.optimizer, trainer.lr_scheduler
-    handler.model = trainer.model
-    handler.bind(trainer.args, trainer.state, trainer.control)
+    if resume is None:
+        plan = plan_from_start(trainer, source)
+    else:
+        position, plan = _going_on(trainer, resume, source, settings, position)
+    _make_parts(trainer, source, plan, resume)
+    _start_state(trainer, resume, plan.horizon)
+    _bind_handler(trainer, source)
     losses, meters = _windows(trainer, resume, settings)
     if task is not None:
         task.bind(engine, training=True).meters = meters
@@ -187,7 +195,7 @@ def _runner(trainer: Trainer, resume: Resume | None) -> LoopRunner:
         optimizer=trainer.optimizer,
         scheduler=None if _steps_on_metrics(trainer.lr_scheduler) else trainer.lr_scheduler,
         settings=settings,
-        horizon=horizon,
+        horizon=plan.horizon,
         state=trainer.state,
         control=trainer.control,
         events=handler,
@@ -204,6 +212,26 @@ def _runner(trainer: Trainer, resume: Resume | None) -> LoopRunner:
         open_step=open_step(trainer, resume.unfinished, resume.reader) if resume is not None else None,
         read_rate=trainer._get_learning_rate if is_overridden(type(trainer), "_get_learning_rate") else None,
     )
+
+
+def _make_parts(trainer: Trainer, source: EpochLoader, plan: Plan, resume: Resume | None) -> None:
+    """Make optimizer, schedule and wrapper, and give them the state of the checkpoint."""
+    is_stretched = create_optimizer_and_scheduler(trainer, plan)
+    trainer.model_wrapped = trainer._wrap_model(trainer.model, training=True, dataloader=source.loader)
+    if resume is not None:
+        trainer._load_optimizer_and_scheduler(resume.reader.path)
+        trainer._load_scaler(resume.reader.path)
+    if is_stretched:
+        stretch_schedule(trainer, plan)
+
+
+def _bind_handler(trainer: Trainer, source: EpochLoader) -> None:
+    """Give the listeners what they are told of."""
+    handler = trainer.callback_handler
+    handler.train_dataloader = source.loader
+    handler.optimizer, handler.lr_scheduler = trainer.optimizer, trainer.lr_scheduler
+    handler.model = trainer.model
+    handler.bind(trainer.args, trainer.state, trainer.control)
 
 
 def _position(trainer: Trainer, source: EpochLoader, resume: Resume | None) -> Position:
@@ -245,21 +273,30 @@ def _windows(trainer: Trainer, resume: Resume | None, settings: LoopSettings) ->
     return LossWindow(filter_nonfinite=settings.filter_nonfinite_losses, state=losses), Meters(meters)
 
 
-def _shape_changed(trainer: Trainer, resume: Resume, settings: LoopSettings) -> bool:
-    """Say in one line what makes the steps of the resumed run other steps; return whether anything does."""
-    args = trainer.args
-    now = {
-        "batch_size": trainer._train_batch_size,
-        "accumulation_steps": settings.accumulation_steps,
-        "world_size": trainer._running_engine().world_size,
-        "seed": data_seed(args),
-    }
-    changed = {name: old for name, old in resume.shape.items() if old != now[name]}
-    if changed:
-        listed = ", ".join(f"{name} {old} -> {now[name]}" for name, old in changed.items())
-        hint = " With another seed the epoch's order is another one: samples repeat or are left out."
-        logger.warning("Resumed with changed settings: %s.%s", listed, hint if "seed" in changed else "")
-    return bool(changed.keys() - {"seed"})
+def _going_on(
+    trainer: Trainer, resume: Resume, source: EpochLoader, settings: LoopSettings, position: Position
+) -> tuple[Position, Plan]:
+    """Return where and until when the run goes on; one line says what makes its steps others than before."""
+    accumulation, num_samples = settings.accumulation_steps, source.num_samples
+    now = shape_of(trainer, source.loader, accumulation_steps=accumulation, num_samples=num_samples)
+    change = shape_change(resume.shape, now)
+    start = whole_batches(position, source, change)
+    if change.resizes:
+        _forget_open_step(resume)
+    state = resume.state
+    plan = plan_from(
+        trainer,
+        source,
+        settings,
+        start,
+        global_step=state.global_step,
+        max_steps=state.max_steps,
+        saved=resume.length,
+        resizes=change.resizes,
+    )
+    if change.then and trainer.is_world_process_zero():
+        logger.warning("%s", told(change, plan, state, start=start, position=position))
+    return start, plan
 
 
 def _start_state(trainer: Trainer, resume: Resume | None, horizon: Horizon) -> None:

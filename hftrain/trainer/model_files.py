@@ -109,7 +109,7 @@ def files_of(save: Callable[[str], object]) -> dict[str, bytes]:
 
 def is_pretrained(model: object) -> bool:
     """Whether it is a model of transformers."""
-    library = sys.modules.get("transformers")
+    library = sys.modules.get("transformers.modeling_utils")  # the package itself would begin to import it
     return library is not None and isinstance(model, library.PreTrainedModel)
 
 
@@ -156,6 +156,13 @@ def _tied_names(model: nn.Module, names: Iterable[str]) -> set[str]:
         for pattern in getattr(module, attribute, None) or ()
     ]
     return {name for name in names if any(re.search(pattern, name) for pattern in patterns)}
+
+
+def saved_tensors(model: nn.Module) -> list[Tensor]:
+    """Return the tensors that are saved of a model: of one with adapters what trains, else all."""
+    if has_adapters(model):
+        return [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return [value for value in model.state_dict().values() if isinstance(value, Tensor)]
 
 
 # ---- loading ----------------------------------------------------------------------------------------

@@ -189,6 +189,11 @@ def is_overridden(kind: type, name: str) -> bool:
     return _owner(kind, name) is not None
 
 
+def is_replaced(trainer: object, name: str) -> bool:
+    """Return whether a Trainer's method is not hftrain's: its class overrides it, or it was set on the object."""
+    return name in vars(trainer) or is_overridden(type(trainer), name)
+
+
 def _overridden(kind: type) -> list[tuple[str, type]]:
     owners = ((name, _owner(kind, name)) for name in OVERRIDES)
     return [(name, owner) for name, owner in owners if owner is not None]

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hftrain.checkpoint import gradients
-from hftrain.checkpoint.contents import Part
+from hftrain.checkpoint.contents import Part, tree_part
 from hftrain.core.agreement import SharedInterrupts
 from hftrain.core.interrupts import DEADLINE_CODE, Interrupts, OpenStep, RandomStates, StopAsked, Unfinished
 from hftrain.errors import TrainingInterrupted
@@ -87,8 +87,12 @@ def _signals_heard(interrupts: Interrupts) -> Iterator[None]:
         for number in (getattr(signal, name) for name in SIGNALS if hasattr(signal, name)):
             if signal.getsignal(number) not in (None, signal.SIG_IGN):
                 before[number] = signal.signal(number, handle)
+        own = next((number for number in before if number != signal.SIGINT), None)
+        if own is not None and hasattr(signal, "pthread_kill"):
+            interrupts.wake = partial(signal.pthread_kill, threading.get_ident(), own)
         yield
     finally:
+        interrupts.wake = None  # the handlers of before would take it for a real signal
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -108,7 +112,8 @@ class _Handler:
             self._has_heard_sigint = True
         self._interrupts.ask(128 + number)
         if self._interrupts.stops_at_once:
-            raise StopAsked(128 + number)
+            self._interrupts.stops_at_once = False  # a launcher may tell twice, and what unwinds now is not broken into
+            raise StopAsked(self._interrupts.code or 128 + number)
 
 
 # ---- stopping ---------------------------------------------------------------------------------------
@@ -140,13 +145,17 @@ def _reason(code: int) -> str:
 
 
 def stopped_parts(trainer: SaveMethods) -> Sequence[Part]:
-    """Return what a checkpoint inside a step holds beyond the others: this rank's gradients."""
+    """Return what a checkpoint holds of this rank where it stopped: its loader's place, and gradients inside a step."""
     runner = trainer._runner
     assert runner is not None  # set for the duration of train
-    if not runner.unfinished.done:
-        return ()
-    drawn_from = runner.drawn_from if runner.unfinished.is_drawn else None
-    return (gradients.gradients_part(trainer.model, runner.optimizer, drawn_from=drawn_from),)
+    done = runner.unfinished.done
+    num_ahead = runner.unfinished.of if runner.unfinished.is_drawn else 0
+    place = runner.source.place(is_inside=bool(runner.position.batches or done), num_ahead=num_ahead)
+    parts = [] if place is None else [tree_part("loader", place.to_tree(), per_rank=True)]
+    if done:
+        drawn_from = runner.drawn_from if runner.unfinished.is_drawn else None
+        parts.append(gradients.gradients_part(trainer.model, runner.optimizer, drawn_from=drawn_from))
+    return parts
 
 
 # ---- going on ---------------------------------------------------------------------------------------

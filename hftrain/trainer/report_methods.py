@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import datetime
-import json
-import os
-from pathlib import Path
 from typing import Any
 
+from hftrain.checkpoint.storage import join, plain_path
 from hftrain.core.speed import speed_metrics
 from hftrain.trainer.data_methods import DataMethods
+from hftrain.trainer.result_files import read_results, write_results, write_state
 
 
 class ReportMethods(DataMethods):
@@ -66,19 +65,16 @@ class ReportMethods(DataMethods):
         """
         if not self.state.is_world_process_zero:
             return
-        folder = Path(str(self.args.output_dir))
-        _write_json(folder / f"{split}_results.json", metrics)
+        folder = plain_path(str(self.args.output_dir))
+        write_results(join(folder, f"{split}_results.json"), metrics)
         if combined:
-            every = folder / "all_results.json"
-            before = json.loads(every.read_text(encoding="utf-8")) if every.exists() else {}
-            _write_json(every, {**before, **metrics})
+            every = join(folder, "all_results.json")
+            write_results(every, {**read_results(every), **metrics})
 
     def save_state(self) -> None:
         """Write ``trainer_state.json`` into ``args.output_dir``. The main process does."""
-        if not self.state.is_world_process_zero:
-            return
-        os.makedirs(str(self.args.output_dir), exist_ok=True)
-        self.state.save_to_json(os.path.join(str(self.args.output_dir), "trainer_state.json"))
+        if self.state.is_world_process_zero:
+            write_state(self.state, plain_path(str(self.args.output_dir)))
 
 
 def _readable(name: str, value: Any) -> Any:
@@ -90,14 +86,3 @@ def _readable(name: str, value: Any) -> Any:
     if name == "total_flos":
         return f"{int(value) >> 30}GF"
     return round(value, 4) if isinstance(value, float) else value
-
-
-def _write_json(path: Path, metrics: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(metrics, indent=4, sort_keys=True, default=_plain_number), encoding="utf-8")
-
-
-def _plain_number(value: Any) -> Any:
-    if hasattr(value, "tolist"):  # a numpy or torch scalar, as metric functions return them
-        return value.tolist()
-    raise TypeError(f"{value!r} ({type(value).__name__}) is no JSON: save plain numbers and strings as metrics.")

@@ -1,61 +1,57 @@
-"""What a checkpoint's state says, checked; and where a run that another trainer began stands in the data."""
+"""What a checkpoint says of state and data; and where a run that another trainer began stands in the data."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from hftrain.checkpoint.checks import check_rng
+from hftrain.checkpoint.contents import tree_of
 from hftrain.core.position import Position
+from hftrain.data.places import Place
 from hftrain.errors import TornCheckpointError
 from hftrain.types.state import TrainerState
-from hftrain.types.state_fields import is_count
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
+    from hftrain.checkpoint.reader import CheckpointReader
     from hftrain.data.epochs import EpochLoader
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float)
+def state_from(fields: Mapping[str, Any]) -> TrainerState:
+    """Return the state in a ``trainer_state.json`` whose fields were checked; what no state has is left out."""
+    return TrainerState(**{key: value for key, value in fields.items() if key in TrainerState.__dataclass_fields__})
 
 
-_STATE_FIELDS: dict[str, Callable[[Any], bool]] = {
-    "global_step": is_count,
-    "epoch": lambda value: value is None or (_is_number(value) and value >= 0),
-    "train_batch_size": lambda value: value is None or (is_count(value) and value > 0),
-    "total_flos": _is_number,
-    "log_history": lambda value: isinstance(value, list) and all(isinstance(row, dict) for row in value),
-    "best_metric": lambda value: value is None or _is_number(value),
-    "best_global_step": lambda value: value is None or is_count(value),
-    "best_model_checkpoint": lambda value: value is None or isinstance(value, str),
-    "stateful_callbacks": lambda value: isinstance(value, dict),
-}
-_POSITION_FIELDS = set(Position.__dataclass_fields__)
-
-
-def state_from(fields: Mapping[str, Any], *, name: str) -> TrainerState:
-    """Return the state in a ``trainer_state.json`` that anyone may have written; what no state has is left out.
+def place_in(reader: CheckpointReader, *, rank: int) -> Place | None:
+    """Return where this rank's loader was; where that rank wrote nothing, rank 0's stands for it.
 
     Raises:
-        TornCheckpointError: it has no ``global_step``, or a field is not what it should be; names which.
+        TornCheckpointError: the checkpoint holds something else under that name.
     """
-    given = {"global_step": None, **fields}
-    wrong = [
-        f"{key} ({given[key]!r:.40})"
-        for key, is_right in _STATE_FIELDS.items()
-        if key in given and not is_right(given[key])
-    ]
-    if wrong:
-        raise TornCheckpointError(f"{name} has a missing or wrong {', '.join(wrong)}.")
-    return TrainerState(**{key: value for key, value in given.items() if key in TrainerState.__dataclass_fields__})
+    writer = next((number for number in (rank, 0) if reader.has("loader", rank=number)), None)
+    if writer is None:
+        return None
+    tree = tree_of(reader.part("loader", rank=writer))
+    if not isinstance(tree, dict) or set(tree) != set(Place.__dataclass_fields__):
+        raise TornCheckpointError(f"{reader.path} has a wrong place of rank {writer}'s loader.")
+    if tree["rng"] != {}:
+        check_rng(tree["rng"])
+    for name in ("generators", "generators_now"):
+        if not isinstance(tree[name], list) or not all(map(_is_generator_state, tree[name])):
+            raise TornCheckpointError(f"{reader.path} has a wrong {name} of rank {writer}'s loader.")
+    return Place(**tree)
 
 
-def position_from(document: Any, *, name: str) -> Position:
-    """Return the position in a ``data.json`` that anyone may have written. Raises TornCheckpointError."""
-    if not isinstance(document, dict) or set(document) != _POSITION_FIELDS or not all(map(is_count, document.values())):
-        raise TornCheckpointError(f"{name} has a wrong position ({document!r:.80}).")
-    return Position(**document)
+def _is_generator_state(state: Any) -> bool:
+    try:
+        torch.Generator().set_state(state)  # it looks at every word
+    except (RuntimeError, TypeError):
+        return False
+    return True
 
 
 def position_after(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from hftrain.core.horizon import Horizon, compute_horizon
@@ -25,7 +24,11 @@ def training_source(trainer: Trainer) -> EpochLoader:
     Raises:
         ConfigurationError: one rank has more batches than another; its last step would wait for a partner forever.
     """
-    source = EpochLoader(trainer.get_train_dataloader(), seed=data_seed(trainer.args))
+    source = EpochLoader(
+        trainer.get_train_dataloader(),
+        seed=data_seed(trainer.args),
+        batches_per_step=loop_settings(trainer.args).accumulation_steps,
+    )
     counts = trainer._running_engine().gather_object(source.num_batches)
     if len(set(counts)) > 1:
         raise ConfigurationError(
@@ -86,10 +89,16 @@ def initial_values(args: TrainingArguments, loader: Any, *, num_examples: int | 
 def horizon_from(
     horizon: Horizon, source: EpochLoader, settings: LoopSettings, position: Position, *, global_step: int
 ) -> Horizon:
-    """Return the horizon whose end is where the data ends, for steps of another size than the ``global_step`` done."""
+    """Return where a run ends whose ``global_step`` steps until now had another size.
+
+    With epochs given, it ends where their data ends; else after as many steps, in whichever epoch that is.
+    """
     left = source.remaining(samples_done=position.samples, batches_done=position.batches)
-    if not horizon.epoch_based or left is None:
+    if left is None:
         return horizon
-    per_epoch = horizon.num_update_steps_per_epoch
-    done = (position.epoch + 1) * per_epoch - math.ceil(left / settings.accumulation_steps)
-    return replace(horizon, max_steps=global_step + max(horizon.max_steps - done, 0))
+    per_epoch, steps_left = horizon.num_update_steps_per_epoch, math.ceil(left / settings.accumulation_steps)
+    if horizon.epoch_based:
+        done = (position.epoch + 1) * per_epoch - steps_left
+        return horizon.moved(global_step + max(horizon.max_steps - done, 0) - horizon.max_steps)
+    behind = max(horizon.max_steps - global_step - steps_left, 0)
+    return horizon.moved(position.epoch + 1 + math.ceil(behind / per_epoch) - horizon.num_train_epochs)

@@ -9,19 +9,20 @@ from hftrain.checkpoint import contents
 from hftrain.checkpoint.checks import named_errors
 from hftrain.checkpoint.foreign import open_any
 from hftrain.checkpoint.manager import CheckpointManager
-from hftrain.checkpoint.saving import on_rank_zero
+from hftrain.checkpoint.ranks import Writers
 from hftrain.checkpoint.storage import plain_path
 from hftrain.errors import ConfigurationError
-from hftrain.hardware.seeding import rng_state, set_rng_state
+from hftrain.hardware.seeding import rng_state, seed_rank, set_rng_state
+from hftrain.trainer.compared import changed_arguments, saved_arguments
 from hftrain.trainer.eval_methods import EvalMethods
 from hftrain.trainer.model_files import LoadResult, load_weights, merged, model_parts, processing_parts
+from hftrain.trainer.preflight import node_size, problem_with_writing, refuse_common_folder
 from hftrain.trainer.saving import (
     arguments_part,
     begin_checkpoint,
     data_document,
     differing_arguments,
     note_state,
-    problem_with_writing,
     progress_parts,
     write_parts,
 )
@@ -51,12 +52,13 @@ class SaveMethods(EvalMethods):
             output_dir: the folder; default: ``args.output_dir``.
             _internal_call: whether it is part of a checkpoint.
 
-        All ranks must call this; the main process writes, and its error is one on all.
+        All ranks must call this; the main process writes, that of each node with ``save_on_each_node``, and its error
+        is one on all.
         """
-        engine = self._running_engine()
+        writers = self._writers()
         if not _internal_call:
-            on_rank_zero(engine, lambda: self._save(output_dir), place=self._model_folder(output_dir))
-        elif engine.is_world_process_zero:
+            writers.run(lambda: self._save(output_dir), place=self._model_folder(output_dir))
+        elif writers.is_writer:
             self._save(output_dir)
 
     def _save(self, output_dir: str | None = None, state_dict: Mapping[str, Any] | None = None) -> None:
@@ -87,7 +89,7 @@ class SaveMethods(EvalMethods):
         with save:
             self._save_parts(save.folder, data)
         assert self._checkpoints is not None  # set for the duration of train
-        if self._running_engine().is_world_process_zero and not self._checkpoints.background.is_writing:
+        if self._writers().is_writer and not self._checkpoints.background.is_writing:
             self._rotate_checkpoints(use_mtime=True, output_dir=self._get_output_dir(trial))
 
     def _maybe_log_save_evaluate(
@@ -199,13 +201,19 @@ class SaveMethods(EvalMethods):
                 self._running_engine().load_scaler_state(contents.scaler_state(reader.part("scaler")))
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        """Put this rank's random generators back to where a checkpoint has them."""
+        """Put this rank's random generators back to where a checkpoint has them.
+
+        A rank that there was not then is seeded from seed, step and rank.
+        """
         rank = self._running_engine().process_index
         reader = None if checkpoint is None else self._checkpoint(checkpoint)
         if reader is None:
             return
         if not reader.has("rng", rank=rank):
-            logger.warning("%s has no random state for this rank: its random numbers start anew.", reader.path)
+            level = logging.INFO if rank else logging.WARNING  # a rank that joins is no surprise
+            said = "%s has no random state of rank %d: it is seeded from seed, step and rank."
+            logger.log(level, said, reader.path, rank)
+            seed_rank(self.args.seed, step=self.state.global_step, rank=rank)
             return
         with named_errors("random state"):
             set_rng_state(contents.rng_of(reader.part("rng", rank=rank)))
@@ -232,9 +240,11 @@ class SaveMethods(EvalMethods):
     def compare_trainer_and_checkpoint_args(
         self, training_args: TrainingArguments, trainer_state: TrainerState
     ) -> None:
-        """Warn of arguments that are not those of the checkpoint: log, eval and save steps, and the batch size."""
-        differing = differing_arguments(training_args, trainer_state)
-        if differing:
+        """Warn once of arguments that change the run, or when it logs and saves, and differ from the checkpoint's."""
+        saved = saved_arguments(self)
+        differing = differing_arguments(training_args, trainer_state, with_batch_size=not saved)
+        differing += changed_arguments(training_args, saved)
+        if differing and self._running_engine().is_world_process_zero:
             logger.warning("Arguments that are not those of the checkpoint:\n\t%s", "\n\t".join(differing))
 
     def _checkpoint(self, path: str) -> CheckpointReader:
@@ -249,6 +259,9 @@ class SaveMethods(EvalMethods):
             return best
         return self._running_engine().broadcast_object(self._checkpoints.whereabouts(best))
 
+    def _writers(self) -> Writers:
+        return Writers(self._running_engine(), node_size=node_size(self.args))
+
     def _new_checkpoints(self) -> CheckpointManager:
         if not self.args.save_safetensors:
             logger.warning(
@@ -260,8 +273,10 @@ class SaveMethods(EvalMethods):
             run_id=self.run_id or "",
             ranks=self._running_engine(),
             save_total_limit=self.args.save_total_limit,
+            keep_every_steps=self.args.save_keep_every_steps,
             max_shard_size=self.args.max_shard_size,
             verify=cast("Verification", self.args.verify_checkpoint),
+            node_size=node_size(self.args),
         )
 
     def _refuse_unwritable_output(self) -> None:
@@ -270,10 +285,11 @@ class SaveMethods(EvalMethods):
         Raises:
             ConfigurationError: it cannot be written.
         """
-        engine, folder = self._running_engine(), self._get_output_dir(trial=None)
-        problem = problem_with_writing(folder) if engine.is_world_process_zero else None
-        problem = engine.broadcast_object(problem)
+        writers, folder = self._writers(), self._get_output_dir(trial=None)
+        problem = problem_with_writing(folder) if writers.is_writer else None
+        problem = next((one for one in writers.of_each(problem) if one is not None), None)
         if problem is not None:
             raise ConfigurationError(
                 f"output_dir={folder!r} cannot be written: {problem}. Set output_dir to a folder that can."
             )
+        refuse_common_folder(writers, folder)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -13,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from hftrain._version import __version__
 from hftrain.checkpoint.contents import Part, document_part
 from hftrain.checkpoint.layout import checkpoint_name
-from hftrain.checkpoint.storage import join, storage_for
+from hftrain.checkpoint.storage import join
 from hftrain.checkpoint.writer import write_folder
 from hftrain.trainer.background import settle
 from hftrain.trainer.preemption import stopped_parts
-from hftrain.trainer.settings import data_seed
+from hftrain.trainer.reshaping import length_document, shape_of
 from hftrain.types.state import TrainerState, export_states
 
 if TYPE_CHECKING:
@@ -37,8 +36,14 @@ def write_parts(trainer: SaveMethods, folder: str, parts: Sequence[Part]) -> Non
     if save is not None:
         save.write(parts)
         return
-    rank = trainer._running_engine().process_index
-    write_folder(folder, parts, max_shard_size=trainer.args.max_shard_size, rank=rank)
+    writers = trainer._writers()
+    write_folder(
+        folder,
+        parts,
+        max_shard_size=trainer.args.max_shard_size,
+        rank=writers.ranks.process_index,
+        is_writer=writers.is_writer,
+    )
 
 
 def begin_checkpoint(trainer: SaveMethods) -> CheckpointSave | None:
@@ -88,10 +93,13 @@ def data_document(trainer: SaveMethods) -> dict[str, Any]:
                 "meters": runner.meters.state_dict() if runner.meters is not None else {},
             }
         ),
-        "seed": data_seed(trainer.args),
-        "batch_size": trainer._train_batch_size,
-        "accumulation_steps": runner.settings.accumulation_steps,
-        "world_size": engine.world_size,
+        "length": length_document(runner.horizon, trainer.lr_scheduler),
+        **shape_of(
+            trainer,
+            trainer.callback_handler.train_dataloader,
+            accumulation_steps=runner.settings.accumulation_steps,
+            num_samples=runner.source.num_samples,
+        ),
     }
 
 
@@ -110,19 +118,22 @@ def note_state(trainer: SaveMethods) -> None:
     best, checkpoints = state.best_global_step, trainer._checkpoints
     if best is None or checkpoints is None or trainer.args.save_strategy not in BEST_HAS_A_CHECKPOINT:
         return
-    if best == state.global_step or any(known.step == best for known in checkpoints.committed()):
+    if best == state.global_step or checkpoints.has_committed(best):
         state.best_model_checkpoint = join(checkpoints.output_dir, checkpoint_name(best))
 
 
-def differing_arguments(args: TrainingArguments, state: TrainerState) -> list[str]:
-    """Return a line for each argument that is not what a checkpoint's state says."""
+def differing_arguments(args: TrainingArguments, state: TrainerState, *, with_batch_size: bool = True) -> list[str]:
+    """Return a line for each argument that is not what a checkpoint's state says.
+
+    ``with_batch_size`` is False where the run's shape, with the batch size, is compared beside.
+    """
     now = {
         "logging_steps": _steps(args.logging_steps, state.max_steps),
         "eval_steps": _steps(args.eval_steps, state.max_steps),
         "save_steps": _steps(args.save_steps, state.max_steps),
     }
     then = {name: getattr(state, name) for name in now}
-    if state.train_batch_size is not None and not args.auto_find_batch_size:  # which goes on with what it found
+    if with_batch_size and state.train_batch_size is not None and not args.auto_find_batch_size:  # it keeps its own
         now["per_device_train_batch_size"] = args.per_device_train_batch_size
         then["per_device_train_batch_size"] = state.train_batch_size // max(1, args.n_gpu)
     return [
@@ -137,15 +148,3 @@ def _steps(value: float | None, max_steps: int) -> int | None:
     if value is None:
         return None
     return math.ceil(max_steps * value) if value < 1 else int(value)
-
-
-def problem_with_writing(folder: str) -> str | None:
-    """Return why nothing can be written into a folder; None if it can."""
-    probe = join(folder, f".writable-{os.getpid()}")
-    try:
-        storage = storage_for(folder)
-        storage.write(probe, [b""])
-        storage.delete(probe)
-    except Exception as error:  # whatever the storage raises: an unknown protocol, a missing driver, no credentials
-        return f"{type(error).__name__}: {error}"
-    return None

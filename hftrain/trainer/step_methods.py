@@ -83,7 +83,7 @@ class StepMethods(OptimMethods):
         labels = take_labels(inputs) if self._has_own_loss() else None
         if self.model_accepts_loss_kwargs and num_items_in_batch is not None:
             inputs = {**inputs, "num_items_in_batch": num_items_in_batch}
-        outputs = call_model(model, inputs)
+        outputs = call_model(model, inputs, label_names=self.label_names)
         if self.args.past_index >= 0:
             self._past = past_of(outputs, self.args.past_index)
         loss = self._loss_of(outputs, labels, num_items_in_batch, inputs)

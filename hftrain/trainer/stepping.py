@@ -6,7 +6,7 @@ import copy
 import importlib
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -74,8 +74,11 @@ def take_labels(inputs: Any) -> Any:
     return inputs.pop("labels", None)  # type: ignore[attr-defined]
 
 
-def call_model(model: nn.Module, inputs: Any) -> Any:
+def call_model(model: nn.Module, inputs: Any, *, label_names: Sequence[str] = ()) -> Any:
     """Return ``model(**inputs)``.
+
+    Args:
+        label_names: entries that are labels, for the error alone; those with "label" in their name are too.
 
     Raises:
         TaskError: forward does not take these entries, or lacks some.
@@ -83,7 +86,7 @@ def call_model(model: nn.Module, inputs: Any) -> Any:
     try:
         return model(**inputs)
     except TypeError:
-        _check_inputs(model, inputs)
+        _check_inputs(model, inputs, label_names)
         raise
 
 
@@ -128,17 +131,25 @@ def is_causal_lm(model: nn.Module) -> bool:
     return name in known.values()
 
 
-def _check_inputs(model: nn.Module, inputs: Any) -> None:
+def _check_inputs(model: nn.Module, inputs: Any, label_names: Sequence[str]) -> None:
     module = model.module if isinstance(model, DistributedDataParallel) else model
     if not isinstance(inputs, Mapping):
         raise _not_a_mapping(inputs)
+    signature = inspect.signature(module.forward)
     try:
-        inspect.signature(module.forward).bind(**inputs)
+        signature.bind(**inputs)
     except TypeError as error:
-        takes = ", ".join(map(str, inspect.signature(module.forward).parameters.values()))
+        unknown = [name for name in inputs if name not in signature.parameters]
+        labels = [name for name in unknown if name in label_names or "label" in name]
+        advice = "Rename the entries of the data set, or leave remove_unused_columns=True to drop others."
+        if labels:
+            advice = (
+                f"It takes no {labels[0]!r}, so it computes no loss: pass compute_loss_func, or override compute_loss; "
+                "or drop the entry from the data set, if it is no label."
+            )
         raise TaskError(
-            f"{type(module).__name__}.forward({takes}) cannot be called with the batch {describe_batch(inputs)}: "
-            f"{error}. Rename the entries of the data set, or leave remove_unused_columns=True to drop others."
+            f"{type(module).__name__}.forward({', '.join(signature.parameters)}) cannot be called with the batch "
+            f"{describe_batch(inputs)}: {error}. {advice}"
         ) from error
 
 

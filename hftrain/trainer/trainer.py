@@ -28,7 +28,6 @@ from hftrain.trainer.construction import (
     check_model,
     check_model_sources,
     check_optimizers,
-    check_saving,
     default_collator,
     is_model_parallel,
     label_names_of,
@@ -132,7 +131,7 @@ class Trainer(LaterMethods):
 
     def _start_without_a_run(self) -> None:
         """Set what belongs to a run, before there is one."""
-        self._engine = self._runner = self._checkpoints = self._loaded_checkpoint = None
+        self._engine = self._runner = self._checkpoints = self._loaded_checkpoint = self._best_before_save = None
         self._stages_set_up, self._kept_loaders = set(), {}
         self.run_id = self.hp_name = self.hub_model_id = self._signature_columns = None
         self.model_preparation_time = self.jit_compilation_time = self._ignore_keys_for_eval = None
@@ -176,7 +175,6 @@ class Trainer(LaterMethods):
         check_metrics(self.args, self.compute_metrics)
         check_task_arguments(self.model, self.args, self.compute_loss_func)
         check_task_overrides(self.model, type(self))
-        check_saving(self.args)
 
     def _start_callbacks(self, callbacks: list[Any]) -> None:
         self.state, self.control = TrainerState(), TrainerControl()

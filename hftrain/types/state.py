@@ -78,12 +78,21 @@ class TrainerState:
         callbacks: Any = self.stateful_callbacks or {}
         self.stateful_callbacks = callbacks if isinstance(callbacks, dict) else export_states(callbacks)
 
+    def to_json(self) -> str:
+        """Return every field as the text of ``trainer_state.json``."""
+        return json.dumps(asdict(self), indent=2, sort_keys=True, default=_plain_number) + "\n"
+
     def save_to_json(self, json_path: str | os.PathLike[str]) -> None:
-        """Write every field to ``json_path``: an existing file stays whole until the new one is complete."""
-        text = json.dumps(asdict(self), indent=2, sort_keys=True, default=_plain_number) + "\n"
+        """Write every field to ``json_path``, a path or a URL: an existing file stays whole until the new one is."""
+        if "://" in str(json_path):
+            import fsspec  # imported when a URL is used
+
+            with fsspec.open(str(json_path), "w", encoding="utf-8") as file:
+                file.write(self.to_json())
+            return
         path = Path(json_path)
         unfinished = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-        unfinished.write_text(text, encoding="utf-8")
+        unfinished.write_text(self.to_json(), encoding="utf-8")
         os.replace(unfinished, path)
 
     @classmethod
@@ -95,7 +104,13 @@ class TrainerState:
         Raises:
             CheckpointError: The file is not a JSON object, or a field of it is not what it must be.
         """
-        text = Path(json_path).read_text(encoding="utf-8")
+        if "://" in str(json_path):
+            import fsspec  # imported when a URL is used
+
+            with fsspec.open(str(json_path), encoding="utf-8", mode="r") as file:
+                text = file.read()
+        else:
+            text = Path(json_path).read_text(encoding="utf-8")
         try:
             document = json.loads(text)
         except ValueError as error:

@@ -54,7 +54,7 @@ FIELDS: Mapping[str, tuple[Callable[[object], bool], str]] = {
     "logging_steps": _AN_AMOUNT,  # old versions of the reference kept what was given
     "eval_steps": _AN_AMOUNT,
     "save_steps": _AN_AMOUNT,
-    "train_batch_size": (_or_none(is_count), "a count or null"),
+    "train_batch_size": (_or_none(lambda value: is_count(value) and value != 0), "a size or null"),
     "num_train_epochs": _AN_AMOUNT,
     "num_input_tokens_seen": _AN_AMOUNT,
     "total_flos": _AN_AMOUNT,

@@ -174,7 +174,6 @@ REFUSED_EXAMPLES: dict[str, object] = {
     "use_liger_kernel": True,
     "liger_kernel_config": {"rope": True},
     # hftrain's own
-    "save_keep_every_steps": 1000,
     "report": "html",
     # sequence to sequence
 }
@@ -272,7 +271,7 @@ PROOFS: dict[str, tuple[str, ...]] = {
         "tests/trainer/test_save_methods.py::test_safetensors_are_written_where_pickles_were_asked_for_and_a_line_says_so",
     ),
     "save_on_each_node": (
-        f"{_LOOP}test_saving_on_each_of_several_nodes_is_refused_where_it_would_act",
+        "tests/distributed/test_nodes.py::test_each_node_saves_all_it_needs_and_resumes_from_it_bit_for_bit",
         "tests/args/test_environment.py::test_who_saves_depends_on_save_on_each_node",
     ),
     "save_only_model": (f"{_LOOP}test_a_checkpoint_may_be_the_model_only",),

@@ -44,3 +44,17 @@ def test_length_order_measures_both_libraries_on_both_arrangements() -> None:
     assert document["samples"] == 1000
     assert {name.split(", ")[1] for name in document["seconds"]} == {"hftrain", "transformers"}
     assert len(document["seconds"]) == 4
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_checkpointing_measures_saves_writes_loads_and_a_resume_beside_the_reference() -> None:
+    document = printed_json(
+        "checkpointing.py", "--params", "7", "--interval", "0.1", "--samples", "5000", "--repeats", "1"
+    )
+    saves, written = document["save"], document["write"]
+    assert set(saves) == {"hftrain, in the background", "hftrain, save_async=False", "transformers"}
+    assert all(row["write_s"] > 0 and row["first_stall_ratio"] > 0 for row in saves.values())
+    assert set(written) == {"hftrain", "torch.save and fsync", "control"}
+    assert set(document["load"]) == {"hftrain, every sum", "hftrain, sizes", "torch.load"}
+    assert document["resume"]["hftrain, in the background"]["samples_for_nothing"] == 0

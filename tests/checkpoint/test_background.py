@@ -181,6 +181,19 @@ def test_an_error_on_one_rank_is_an_error_on_all(failing: int, tmp_path: Path) -
     assert names(tmp_path) == []
 
 
+def test_what_failed_goes_when_the_other_ranks_write_no_more(tmp_path: Path) -> None:
+    disks = [SlowDisk(refused=WEIGHTS, num_refusals=2), SlowDisk(held="rng-1.json")]
+
+    def work(checkpoints: CheckpointManager, notes: OwnNotes) -> None:
+        start(checkpoints, 1, notes)
+        threading.Timer(1.0, disks[1].open.set).start()  # when the first rank has tried twice
+        with pytest.raises(CheckpointError):
+            checkpoints.background.raise_outcome()
+
+    with_two_ranks(tmp_path, work, disks)
+    assert names(tmp_path) == []
+
+
 def test_notes_are_taken_away_with_the_next_save(tmp_path: Path) -> None:
     notes = OwnNotes()
     checkpoints = manager(tmp_path)

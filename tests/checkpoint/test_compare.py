@@ -154,7 +154,7 @@ def test_an_export_is_the_same_model_and_the_same_optimizer(tmp_path: Path) -> N
     model(torch.ones(3)).sum().backward()
     optimizer.step()
     saved = [model_part(model.state_dict()), optimizer_part(optimizer, parameter_names(model)), rng_part(rng_state())]
-    state = document_part("trainer_state", {})
+    state = document_part("trainer_state", {"global_step": 1})
     path = manager(tmp_path).save(1, [*saved, state], epoch=0.0, samples=0)
     export_to_transformers(path, str(tmp_path / "exported"))
     found = compare(path, str(tmp_path / "exported"))

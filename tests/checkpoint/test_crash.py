@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from hftrain.checkpoint.storage import storage_for
+from tests.checkpoint import failing  # noqa: F401 (makes the protocol known)
 from tests.checkpoint.kit import Crash, CrashingStorage, manager, save
 
 
@@ -69,3 +72,18 @@ def test_a_crash_of_the_very_first_save_leaves_it_whole_or_nothing(at: int, tmp_
         assert found is None or manager(tmp_path).open(found).model()["weight"].item() == 1
     save(manager(tmp_path), 2)
     assert manager(tmp_path).resolve(True) == f"{tmp_path}/checkpoint-2"
+
+
+def test_a_crash_behind_a_url_leaves_the_old_or_the_new_committed(tmp_path: Path) -> None:
+    for at in range(num_verbs("new")):
+        out = f"failing://{tmp_path}/{at}"
+        save(manager(out), 1)
+        storage = CrashingStorage(at=at, inner=storage_for(out))
+        with suppress(Crash):
+            save(manager(out, storage=storage, save_total_limit=1), 3)
+        checkpoints = manager(out, save_total_limit=1, verify="full")
+        found = checkpoints.resolve("auto")
+        assert found in (f"{out}/checkpoint-1", f"{out}/checkpoint-3")
+        assert checkpoints.open(found).model()["weight"].item() == checkpoints.open(found).step
+        save(checkpoints, 4)
+        assert [entry.name for entry in storage_for(out).list(out)] == ["checkpoint-4"]

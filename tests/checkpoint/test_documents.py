@@ -21,9 +21,13 @@ GENERATOR = base64.b64encode(torch.Generator().get_state().numpy().tobytes()).de
 
 WRONG: list[tuple[str, str, Any]] = [
     ("trainer_state", "global_step", math.nan),
+    ("trainer_state", "train_batch_size", 0),
     ("data", "position", []),
     ("data", "position", {"epoch": math.nan}),
     ("data", "position", {"samples": -1}),
+    ("data", "position", {"epoch": 0, "batches": -1, "samples": 0}),
+    ("data", "position", {"epoch": 0, "batches": 0, "samples": 0, "more": 0}),
+    ("data", "position", {"epoch": 1}),
     ("data", "unfinished", {"done": -1}),
     ("data", "unfinished", {"done": math.nan}),
     ("data", "unfinished", []),
@@ -43,6 +47,17 @@ WRONG: list[tuple[str, str, Any]] = [
     ("data", "order", {"drawn_from": "!"}),
     ("data", "order", {"drawn_from": base64.b64encode(b"\xff" * 5056).decode()}),
     ("data", "order", {"drawn_from": GENERATOR, "group_size": 1 << 40}),
+    ("data", "order", {"drawn_from": GENERATOR, "by_own": 1}),
+    ("data", "order", {"generator": GENERATOR}),
+    ("data", "length", []),
+    ("data", "length", {"extra_steps": 0.5}),
+    ("data", "length", {"extra_epochs": 1 << 64}),
+    ("data", "length", {"schedule": [[0, 0]]}),
+    ("data", "length", {"schedule": [[0, 0], [5, 3], [5, 4]]}),
+    ("data", "length", {"schedule": [[0, 0], [5, 3], [6, 3]]}),
+    ("data", "length", {"schedule": [[0, 0], [5, float("inf")]]}),
+    ("data", "length", {"schedule": [[1, 1], [5, 3]]}),
+    ("data", "num_samples", -1),
     ("run", "run_id", "../../x"),
     ("run", "run_id", None),
     ("run", "run_name", 3),
@@ -66,6 +81,18 @@ def test_a_field_that_is_something_else_is_named(checkpoint: Path, name: str, fi
             open_checkpoint(str(checkpoint)).fields(name)
     finally:
         exchange(checkpoint, path.name, whole)
+
+
+def test_a_state_that_does_not_say_its_step_is_none(checkpoint: Path) -> None:
+    whole = (checkpoint / "trainer_state.json").read_bytes()
+    exchange(checkpoint, "trainer_state.json", b'{"epoch": 1.0}')
+    try:
+        with pytest.raises(
+            TornCheckpointError, match=r"trainer_state\.json has global_step='None', which is not a count"
+        ):
+            open_checkpoint(str(checkpoint)).fields("trainer_state")
+    finally:
+        exchange(checkpoint, "trainer_state.json", whole)
 
 
 def test_what_we_write_is_what_is_read(checkpoint: Path) -> None:

@@ -161,3 +161,9 @@ def test_protecting_what_is_no_committed_checkpoint_is_an_error(tmp_path: Path) 
     (tmp_path / "trainer_state.json").write_text("{}")
     with pytest.raises(CheckpointError, match="hftrain did not write it"):
         protect(str(tmp_path))
+
+
+def test_a_state_that_no_manifest_lists_names_no_best(tmp_path: Path) -> None:
+    path = Path(manager(tmp_path).save(1, [parts()[0]], epoch=0.0, samples=0))
+    (path / "trainer_state.json").write_text('{"best_model_checkpoint": "checkpoint-1"}')
+    assert best_of(DISK, checkpoints_at(str(tmp_path), DISK)) is None

@@ -66,7 +66,7 @@ def whole_parts(*more: Part) -> list[Part]:
         scaler_part(SCALER),
         rng_part(rng_state()),
         document_part("trainer_state", {"global_step": 3}),
-        document_part("data", {"position": {"epoch": 0, "batches": 3}}),
+        document_part("data", {"position": {"epoch": 0, "batches": 3, "samples": 12}}),
         document_part("run", {"run_id": "run"}),
         document_part("training_args", {"learning_rate": 0.1}),
         files_part("config", {"config.json": b"{}"}),
@@ -227,10 +227,18 @@ def _memory() -> Any:
     return fsspec.filesystem("memory")
 
 
+def test_a_file_in_the_place_of_the_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    path = save(manager(tmp_path), 1)
+    with pytest.raises(ConfigurationError, match="mine.txt is a file"):
+        export_to_transformers(path, str(tmp_path / "mine.txt"))
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
 def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "exported").mkdir()
     (tmp_path / "exported/mine.txt").write_text("mine")
-    with pytest.raises(ConfigurationError, match="exported is not empty"):
+    with pytest.raises(ConfigurationError, match="exported is a file or not empty"):
         export_to_transformers(save(manager(tmp_path), 1), str(tmp_path / "exported"))
     assert [file.name for file in (tmp_path / "exported").iterdir()] == ["mine.txt"]
 

@@ -14,6 +14,7 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
+from transformers.modeling_utils import load_sharded_checkpoint
 
 from hftrain.checkpoint.formats import (
     model_files,
@@ -153,12 +154,11 @@ def test_a_large_model_is_shards_and_an_index_in_the_hub_layout() -> None:
 
 
 def test_shards_are_read_by_transformers(tmp_path: Path) -> None:
-    modeling_utils = pytest.importorskip("transformers.modeling_utils")
     model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
     for name, chunks in model_files(model.state_dict(), {}, max_shard_bytes=64).files():
         (tmp_path / name).write_bytes(joined(chunks))
     fresh = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
-    modeling_utils.load_sharded_checkpoint(fresh, str(tmp_path), strict=True, prefer_safe=True)
+    load_sharded_checkpoint(fresh, str(tmp_path), strict=True, prefer_safe=True)
     assert all(torch.equal(one, other) for one, other in zip(model.parameters(), fresh.parameters(), strict=True))
 
 

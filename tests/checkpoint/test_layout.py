@@ -16,6 +16,7 @@ from hftrain.checkpoint.layout import (
     load_json,
     new_run_id,
     parse_step,
+    size_text,
 )
 from hftrain.errors import CheckpointError, TornCheckpointError, UnsafeCheckpointError
 
@@ -158,3 +159,18 @@ def test_run_ids_tell_the_time_and_differ() -> None:
     assert first.startswith("20260102-030405-")
     assert len(first) == 22
     assert first != second
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "text"),
+    [
+        (0, "0 bytes"),
+        (999, "999 bytes"),
+        (1000, "1.0 kB"),
+        (999_960, "1.0 MB"),
+        (1_234_567_890, "1.2 GB"),
+        (10**16, "10000.0 TB"),
+    ],
+)
+def test_sizes_have_the_unit_that_fits(num_bytes: int, text: str) -> None:
+    assert size_text(num_bytes) == text

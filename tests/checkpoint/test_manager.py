@@ -16,6 +16,7 @@ import torch
 
 from hftrain.checkpoint.contents import rng_part
 from hftrain.checkpoint.examine import protect
+from hftrain.checkpoint.ranks import StorageRefusedError
 from hftrain.checkpoint.reader import open_checkpoint, read_model
 from hftrain.checkpoint.storage import LocalStorage, Written
 from hftrain.errors import CheckpointError, TornCheckpointError
@@ -98,7 +99,7 @@ def test_writing_over_a_committed_folder_removes_its_manifest_first_and_old_file
     path = Path(save(checkpoints, 1))
     (path / "stale.json").touch()
     storage.verbs.clear()
-    save(checkpoints, 1)
+    save(manager(tmp_path, storage=storage), 1)  # the step is trained again, by another process
     assert storage.verbs[:2] == ["write checkpoint-1/.incomplete", "delete checkpoint-1/MANIFEST.json"]
     assert names(path) == ["MANIFEST.json", "model.safetensors", "trainer_state.json"]
 
@@ -264,8 +265,9 @@ def test_an_error_on_one_rank_is_an_error_on_all_and_nothing_is_committed(tmp_pa
         manager(tmp_path, ranks=rank, storage=storage).save(1, [*parts(), random], epoch=0, samples=4)
 
     errors = on_ranks(2, task)
-    assert [type(error) for error in errors] == [CheckpointError] * 2
+    assert [type(error) for error in errors] == [StorageRefusedError] * 2
     assert all("rank 1: OSError" in str(error) for error in errors)
+    assert not (tmp_path / "checkpoint-1").exists()
     assert manager(tmp_path).committed() == []
 
 
@@ -305,3 +307,11 @@ def test_a_checkpoint_that_is_protected_while_the_run_goes_on_is_not_deleted(tmp
     protect(kept, is_protected=False)
     save(checkpoints, 4)
     assert [known.step for known in checkpoints.committed()] == [4]
+
+
+def test_a_step_counts_as_committed_when_its_own_folder_is(tmp_path: Path) -> None:
+    checkpoints = manager(tmp_path)
+    path = save(checkpoints, 2)
+    assert (checkpoints.has_committed(2), checkpoints.has_committed(3)) == (True, False)
+    Path(path, "MANIFEST.json").unlink()
+    assert not checkpoints.has_committed(2)

@@ -34,7 +34,9 @@ def test_plain_data_comes_back_as_it_was() -> None:
     assert [type(back[key]) for key in "oc"] == [OrderedDict, Counter]
 
 
-@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize(
+    "dtype", [torch.bool, torch.uint8, torch.int64, torch.float16, torch.bfloat16, torch.complex128]
+)
 def test_tensors_come_back_to_the_bit(dtype: torch.dtype) -> None:
     base = torch.arange(12).reshape(3, 4).to(dtype)
     back = load(saved({"whole": base, "view": base.t()[1:], "empty": base[:0], "one": base[1, 1], "again": base}))

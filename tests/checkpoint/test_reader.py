@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+import transformers
 
 from hftrain.checkpoint.contents import document_part, model_part, rng_part, tree_of
 from hftrain.checkpoint.foreign import open_any
@@ -50,7 +51,6 @@ def test_a_model_on_another_filesystem_is_read() -> None:
 
 
 def test_a_transformers_model_reads_what_we_write_and_we_read_its(tmp_path: Path) -> None:
-    transformers = pytest.importorskip("transformers")
     config = transformers.GPT2Config(n_layer=1, n_head=1, n_embd=4, vocab_size=9, n_positions=8)
     model = transformers.GPT2LMHeadModel(config)
     config.save_pretrained(tmp_path / "ours")
@@ -178,6 +178,12 @@ def test_a_folder_that_is_not_there_is_not_found(name: str, tmp_path: Path) -> N
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointNotFoundError, match="Can't find a valid checkpoint at"):
         read_model(str(tmp_path / name))
+
+
+def test_a_folder_of_checkpoints_says_that_one_is_to_be_named(tmp_path: Path) -> None:
+    path = save(manager(tmp_path), 7)
+    with pytest.raises(CheckpointNotFoundError, match=f"it holds checkpoints. Name one, such as {path}"):
+        open_any(str(tmp_path))
 
 
 def test_a_task_that_is_no_object_is_refused(tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from hftrain.checkpoint.resume import get_last_checkpoint
-from hftrain.errors import CheckpointNotFoundError, TornCheckpointError
+from hftrain.checkpoint.storage import LocalStorage
+from hftrain.errors import CheckpointError, CheckpointNotFoundError, TornCheckpointError
 from tests.checkpoint.kit import manager, save
 
 
@@ -43,6 +45,32 @@ def test_one_whose_bytes_changed_is_passed_over_with_a_warning(
     assert manager(out).resolve(value) == f"{out}/checkpoint-2"
     assert "checkpoint-3 is passed over" in caplog.text
     assert manager(out, verify="sizes").resolve(value) == f"{out}/checkpoint-3"
+
+
+class Unreadable(LocalStorage):
+    """A disk with bad sectors under some folders."""
+
+    bad: tuple[str, ...] = ()
+
+    def read(self, path: str) -> BinaryIO:
+        if path.endswith("model.safetensors") and any(name in path for name in self.bad):
+            raise OSError(5, "Input/output error")
+        return super().read(path)
+
+
+@pytest.mark.parametrize("value", [True, "auto"])
+def test_one_that_cannot_be_read_is_passed_over_but_never_for_a_fresh_start(
+    value: bool | str, out: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = Unreadable()
+    disk.bad = ("checkpoint-3",)
+    assert manager(out, storage=disk).resolve(value) == f"{out}/checkpoint-2"
+    assert "checkpoint-3 is passed over" in caplog.text
+    disk.bad = ("checkpoint-",)
+    with pytest.raises(CheckpointError, match=r"checkpoint-3/model.safetensors cannot be read: .*Input/output error"):
+        manager(out, storage=disk).resolve(value)
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        manager(out, storage=disk).resolve(f"{out}/checkpoint-2")
 
 
 def test_a_path_is_that_one(out: Path) -> None:
@@ -173,3 +201,36 @@ def test_the_last_checkpoint_may_be_the_references(out: Path) -> None:
     (out / "checkpoint-8/trainer_state.json").write_text('{"global_step": 8}')
     (out / "checkpoint-8/model.safetensors").touch()
     assert get_last_checkpoint(out) == f"{out}/checkpoint-8"
+
+
+# ---- whole once, and damaged ------------------------------------------------------------------------
+
+
+def test_a_checkpoint_that_lost_its_manifest_is_no_other_trainers(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoints = manager(tmp_path)
+    first, second = save(checkpoints, 1), save(checkpoints, 2)
+    (Path(second) / "MANIFEST.json").unlink()
+    (Path(second) / "run.json").write_text("{}")
+    assert manager(tmp_path).resolve("auto") == first
+    assert "checkpoint-2 has lost its MANIFEST.json" in caplog.text
+
+
+@pytest.mark.parametrize("resume_from", [True, "auto"])
+def test_a_damaged_newer_one_is_passed_over_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, resume_from: bool | str
+) -> None:
+    checkpoints = manager(tmp_path)
+    first, second = save(checkpoints, 1), save(checkpoints, 2)
+    (Path(second) / "model.safetensors").write_bytes(b"half")
+    assert manager(tmp_path).resolve(resume_from) == first
+    assert "checkpoint-2 is passed over" in caplog.text
+    assert "model.safetensors has 4 bytes" in caplog.text
+
+
+def test_a_named_one_that_is_damaged_is_an_error_where_none_is_before_it(tmp_path: Path) -> None:
+    path = save(manager(tmp_path), 1)
+    (Path(path) / "model.safetensors").write_bytes(b"half")
+    with pytest.raises(TornCheckpointError, match="none before it.*has 4 bytes.*Leave resume_from_checkpoint out"):
+        manager(tmp_path).resolve(path)

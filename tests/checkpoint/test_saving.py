@@ -16,7 +16,7 @@ from hftrain.checkpoint.reader import open_checkpoint
 from hftrain.checkpoint.saving import CheckpointSave
 from hftrain.checkpoint.storage import LocalStorage
 from hftrain.errors import CheckpointError
-from tests.checkpoint.kit import manager, parts, thread_ranks
+from tests.checkpoint.kit import manager, parts, save, thread_ranks
 
 
 def begin(folder: Path, step: int = 1, **settings: Any) -> CheckpointSave:
@@ -71,15 +71,18 @@ def test_a_link_in_the_folder_is_not_part_of_it(tmp_path: Path) -> None:
 def test_a_file_that_other_code_removed_stops_the_commit(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"lacks model\.safetensors at its commit"):
         filled(tmp_path, lambda save: Path(save.folder, "model.safetensors").unlink())
-    assert status(tmp_path / "checkpoint-1") is Status.TORN
+    assert not (tmp_path / "checkpoint-1").exists()
 
 
-@pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt()])
-def test_an_error_of_other_code_is_passed_on_and_nothing_is_committed(tmp_path: Path, error: BaseException) -> None:
+@pytest.mark.parametrize(("error", "is_left"), [(ValueError("mine"), False), (KeyboardInterrupt(), True)])
+def test_an_error_of_other_code_is_passed_on_and_nothing_is_committed(
+    tmp_path: Path, error: BaseException, is_left: bool
+) -> None:
     with pytest.raises(type(error)) as caught:
         filled(tmp_path, raising(error))
     assert caught.value is error
     assert status(tmp_path / "checkpoint-1") is Status.TORN
+    assert (tmp_path / "checkpoint-1").exists() is is_left
 
 
 def test_an_error_on_one_rank_is_an_error_on_all(tmp_path: Path) -> None:
@@ -137,3 +140,10 @@ def test_what_we_wrote_ourselves_is_not_read_back(tmp_path: Path) -> None:
     with begin(tmp_path, storage=ReadNothing()) as save:
         save.write(parts())
     assert status(tmp_path / "checkpoint-1") is Status.COMMITTED
+
+
+def test_a_file_in_the_place_of_the_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-1").write_text("mine")
+    with pytest.raises(CheckpointError):
+        save(manager(tmp_path), 1)
+    assert (tmp_path / "checkpoint-1").read_text() == "mine"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,52 @@ def test_the_next_copies_lie_in_the_same_memory() -> None:
     first = staged(buffers, [model_part({"w": torch.ones(4)})]).parts[0].tensors["w"]
     second = staged(buffers, [model_part({"w": torch.zeros(4)})]).parts[0].tensors["w"]
     assert first.data_ptr() == second.data_ptr()
+    assert buffers.num_bytes == 16
+
+
+def reserved(buffers: HostBuffers) -> list[int]:
+    while buffers._reserving is not None and buffers._reserving.is_alive():
+        buffers._reserving.join()
+    return [buffer.data_ptr() for ones in buffers._reserve.values() for buffer in ones]
+
+
+def test_copies_lie_in_memory_that_was_reserved_for_their_like() -> None:
+    buffers, tensors = HostBuffers(), {"w": torch.ones(200, 200), "v": torch.ones(200, 200), "other": torch.ones(40000)}
+    buffers.reserve([*tensors.values(), tensors["w"]])
+    places, held = reserved(buffers), buffers.num_bytes
+    copies = staged(buffers, [model_part(tensors)]).parts[0].tensors
+    assert {copy.data_ptr() for copy in copies.values()} == set(places)
+    assert all(torch.equal(copies[name], tensors[name]) for name in tensors)
+    assert held == buffers.num_bytes == 3 * 160_000
+
+
+def test_what_was_reserved_for_nothing_is_given_back() -> None:
+    buffers = HostBuffers()
+    buffers.reserve([torch.ones(200, 200)])
+    assert len(reserved(buffers)) == 1
+    staged(buffers, [model_part({"w": torch.ones(4)})])
+    assert buffers.num_bytes == 16
+
+
+def test_a_save_does_not_wait_for_all_of_the_reserve(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffers, is_asked = HostBuffers(), threading.Event()
+
+    def touch(buffer: torch.Tensor) -> None:
+        is_asked.set()
+        buffers._is_enough.wait()
+
+    monkeypatch.setattr(buffers, "_touch", touch)
+    buffers.reserve([torch.ones(200, 200), torch.ones(300, 300)])
+    is_asked.wait()
+    copies = staged(buffers, [model_part({"w": torch.ones(200, 200), "v": torch.full((300, 300), 2.0)})])
+    assert {name: float(tensor.mean()) for name, tensor in copies.parts[0].tensors.items()} == {"w": 1.0, "v": 2.0}
+
+
+def test_nothing_is_reserved_where_copies_are_held_already() -> None:
+    buffers = HostBuffers()
+    staged(buffers, [model_part({"w": torch.ones(4)})])
+    buffers.reserve([torch.ones(200, 200)])
+    assert reserved(buffers) == []
     assert buffers.num_bytes == 16
 
 

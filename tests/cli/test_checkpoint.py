@@ -70,6 +70,30 @@ def test_the_list_as_json_has_every_fact(said: Any, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("marks", "end"),
+    [
+        (
+            [".incomplete"],
+            "Unless a run is writing it now: a resume passes it over, and the next commit there removes it.",
+        ),
+        ([], "A resume passes it over, and the next commit of its run removes it."),
+        ([".protected"], "A resume passes it over, and no run removes it, since it is protected."),
+        (["MANIFEST.json"], "A resume passes it over, and no run removes it: nothing tells whose it is."),
+    ],
+)
+def test_the_list_says_what_becomes_of_a_torn_one(said: Any, tmp_path: Path, marks: list[str], end: str) -> None:
+    path = Path(save(manager(tmp_path), 1))
+    (path / "model.safetensors").write_bytes(b"")
+    if ".incomplete" in marks:
+        (path / "MANIFEST.json").unlink()
+    for mark in marks:
+        (path / mark).write_bytes(b"")
+    line = said("list", str(tmp_path))[1].splitlines()[2]
+    assert line.startswith("checkpoint-1, torn: ")
+    assert end in line
+
+
 def test_a_folder_without_checkpoints_says_so_and_is_no_failure(said: Any, tmp_path: Path) -> None:
     assert said("list", str(tmp_path)) == (0, f"{tmp_path} holds no checkpoints.\n", "")
 

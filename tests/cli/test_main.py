@@ -67,8 +67,8 @@ def test_every_verb_has_help_and_takes_json(verb: str, capsys: pytest.CaptureFix
     assert f"usage: hftrain {verb}" in capsys.readouterr().out
 
 
-def command(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+def command(*words: str, cwd: Path = ROOT, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
     run = [sys.executable, "-m", "hftrain", *words]
     return subprocess.run(run, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
@@ -91,6 +91,21 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
     line = f'"{sys.executable}" -m hftrain checkpoint list "{tmp_path}" | true; exit "${{PIPESTATUS[0]}}"'
     told = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, check=False)
     assert (told.returncode, told.stderr) == (0, "")
+
+
+def test_what_was_found_bad_is_told_to_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
+    path = Path(save(manager(tmp_path), 1))
+    (path / "model.safetensors").write_bytes(b"")
+    line = f'"{sys.executable}" -m hftrain checkpoint verify "{tmp_path}" | true; exit "${{PIPESTATUS[0]}}"'
+    told = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (told.returncode, told.stderr) == (1, "")
+
+
+def test_a_terminal_without_the_letters_of_a_name_shows_their_numbers(tmp_path: Path) -> None:
+    save(manager(tmp_path / "läufe"), 1)
+    told = command("checkpoint", "verify", "läufe", cwd=tmp_path, PYTHONIOENCODING="ascii")
+    assert (told.returncode, told.stderr) == (0, "")
+    assert "l\\xe4ufe/checkpoint-1" in told.stdout
 
 
 HEAVY = """

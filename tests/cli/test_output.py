@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from hftrain.cli.output import Output, counted, printable, size_text, table
+from hftrain.cli.output import Output, counted, printable, table
 from hftrain.errors import CheckpointError
 
 
@@ -16,21 +16,6 @@ def test_columns_are_aligned_and_numbers_end_at_one_edge() -> None:
         "a         1",
         "longer  100",
     ]
-
-
-@pytest.mark.parametrize(
-    ("num_bytes", "text"),
-    [
-        (0, "0 bytes"),
-        (999, "999 bytes"),
-        (1000, "1.0 kB"),
-        (999_960, "1.0 MB"),
-        (1_234_567_890, "1.2 GB"),
-        (10**16, "10000.0 TB"),
-    ],
-)
-def test_sizes_have_the_unit_that_fits(num_bytes: int, text: str) -> None:
-    assert size_text(num_bytes) == text
 
 
 def test_one_is_singular() -> None:

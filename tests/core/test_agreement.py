@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from hftrain.core.agreement import SharedInterrupts
-from hftrain.core.interrupts import StopAsked
+from hftrain.core.interrupts import Interrupts, RandomStates, StopAsked
 from hftrain.hardware.notes import OwnNotes
 
 
@@ -58,6 +58,19 @@ def together(
     for thread in threads:
         thread.join()
     return ends
+
+
+class TellingNotes(OwnNotes):
+    """Notes that do something when a proposal was put there."""
+
+    then: Callable[[], Any] | None = None
+
+    def put(self, name: str, text: str) -> None:
+        super().put(name, text)
+        then = self.then
+        if name.startswith("proposal/") and then is not None:
+            self.then = None
+            then()
 
 
 @pytest.mark.parametrize("asked", [0, 1])
@@ -146,3 +159,40 @@ def test_at_the_end_all_stop_whom_one_was_asked() -> None:
     with pytest.raises(StopAsked) as caught:
         interrupts.check_together(lambda code: [None, code])
     assert caught.value.code == 143
+
+
+def test_a_proposal_is_decided_though_the_first_rank_comes_to_its_tick_while_it_is_made() -> None:
+    notes = TellingNotes()
+    first, second = (SharedInterrupts(notes, rank=rank, world_size=2) for rank in range(2))
+    training = threading.Thread(target=first.after_step)
+    notes.then = training.start
+    with first.heard(), second.heard():
+        first.ask(143)
+        assert wait_for(notes, "decision/1") is not None
+        training.join()
+
+
+def test_a_save_that_was_decided_is_not_lost_to_a_stop_that_is_proposed_before_a_slow_rank_comes_to_it() -> None:
+    notes = OwnNotes()
+    first = SharedInterrupts(notes, rank=0, world_size=2, save_s=0.0)
+    second = SharedInterrupts(notes, rank=1, world_size=2)
+    with first.heard(), second.heard():
+        wait_for(notes, "seen/1/1")
+        assert first.after_step() == "save"
+        first.ask(143)
+        wait_for(notes, "proposal/2")
+        time.sleep(0.3)  # the second rank looks
+        assert second.after_step() == "save"
+
+
+def test_random_states_are_read_before_a_step_only_where_the_run_can_stop_inside_it() -> None:
+    states = RandomStates(take=lambda: "state")
+    assert Interrupts(random_states=states).before_drawing() == "state"
+    assert SharedInterrupts(OwnNotes(), rank=1, world_size=2, random_states=states).before_drawing() is None
+
+
+def wait_for(notes: OwnNotes, name: str) -> str | None:
+    until = time.monotonic() + 10.0
+    while notes.read(name) is None and time.monotonic() < until:
+        time.sleep(0.01)
+    return notes.read(name)

@@ -145,9 +145,6 @@ class TwoAtMost:
         self.data = data
         self.attempts = 0
 
-    def begin_epoch(self) -> None:
-        """Nothing to remember: the order is a seeded one."""
-
     def attempt(self, accumulate: Callable[[], bool]) -> bool | None:
         self.attempts += 1
         outcome = accumulate()

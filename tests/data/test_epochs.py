@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, Sampler
 
+from hftrain.data.dealing import Tail
 from hftrain.data.epochs import EpochLoader
+from hftrain.data.lengths import LengthGroupedSampler
 from hftrain.data.loaders import eval_loader, train_loader
 from hftrain.data.settings import LoaderSettings
 from hftrain.errors import DataError
@@ -47,6 +49,13 @@ class Stream(IterableDataset[int]):
 
     def __iter__(self) -> Iterator[int]:
         return iter(range(100 * self.epoch, 100 * self.epoch + self.size))
+
+
+class Numbered(Stream):
+    """A stream of a known length."""
+
+    def __len__(self) -> int:
+        return self.size
 
 
 class ToldSampler(Sampler[int]):
@@ -222,3 +231,58 @@ def test_any_iterable_of_batches_is_read() -> None:
 
 def test_all_samples_of_a_training_batch_count() -> None:
     assert EpochLoader(train_loader(range(4), settings())).num_real(0) is None
+
+
+# ---- another shape ----------------------------------------------------------------------------------
+
+
+def of_random_sampler(world_size: int, batch_size: int) -> list[EpochLoader]:
+    """One loader a rank over a torch sampler; on several ranks it has a generator of its own, on one it has none."""
+    loaders = []
+    for rank in range(world_size):
+        sampler = RandomSampler(range(21), generator=torch.Generator().manual_seed(5) if world_size > 1 else None)
+        how = settings(batch_size=batch_size, world_size=world_size, process_index=rank, use_seedable_sampler=False)
+        dealt = how.dealt(sampler, batch_size=batch_size, tail=Tail.REPEAT if world_size > 1 else Tail.SHORT)
+        loaders.append(EpochLoader(DataLoader(range(21), batch_sampler=dealt)))  # type: ignore[arg-type]
+    return loaders
+
+
+@pytest.mark.parametrize(("before", "after"), [((1, 4), (2, 3)), ((2, 3), (1, 5)), ((1, 6), (1, 5)), ((2, 2), (2, 5))])
+def test_a_drawn_order_goes_on_at_another_number_of_processes(before: Any, after: Any) -> None:
+    torch.manual_seed(1)
+    then = of_random_sampler(*before)
+    batches = [loader.open(0) for loader in then]
+    seen = [sample for _ in range(2) for rank in batches for sample in next(rank).tolist()]
+    order, done = then[0].order(), len(seen)
+    torch.manual_seed(2)
+    for loader in of_random_sampler(*after):
+        loader.load_order(order)
+        seen += flat(loader.open(0, samples_done=done))
+    assert sorted(set(seen)) == list(range(21))
+    round_size = after[0] * after[1]
+    assert len(seen) - 21 == (-(21 - done) % round_size if after[0] > 1 else 0)  # duplicates that even the last round
+
+
+def test_an_order_is_kept_over_a_second_resume_at_another_shape() -> None:
+    def grouped(size: int) -> EpochLoader:
+        sampler = LengthGroupedSampler(size, lengths=list(range(40)))
+        return EpochLoader(train_loader(range(40), settings(batch_size=size), sampler=sampler))
+
+    first, seen = grouped(8), list[int]()
+    whole, order = flat(first.open(0)), first.order()
+    for size in (8, 3, 5):
+        torch.manual_seed(size)
+        loader = grouped(size)
+        loader.load_order(order)
+        seen += next(loader.open(0, samples_done=len(seen), batches_done=1)).tolist()
+        order = loader.order()
+    assert seen == whole[:16]
+
+
+@pytest.mark.parametrize("samples_done", [0, 6, 7, 21])
+def test_what_remains_is_counted_in_samples_whatever_was_dealt_before(samples_done: int) -> None:
+    own = RandomSampler(range(21), replacement=True)
+    for data, sampler in ((range(21), own), (Numbered(21), None)):
+        loader = EpochLoader(train_loader(data, settings(batch_size=4), sampler=sampler))
+        assert loader.starts_anywhere
+        assert loader.remaining(samples_done=samples_done, batches_done=99) == -(-(21 - samples_done) // 4)

@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 
-pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
-
 from examples.digits import Digits, as_text, jittered, main
 
 

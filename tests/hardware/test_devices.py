@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
 from hftrain.errors import HardwareError
 from hftrain.hardware import devices
@@ -90,6 +91,5 @@ def test_objects_with_a_to_method_move_themselves() -> None:
 
 
 def test_the_encoding_of_a_tokenizer_moves() -> None:
-    transformers = pytest.importorskip("transformers", reason="its BatchEncoding is the object under test")
     encoding = transformers.BatchEncoding({"input_ids": torch.ones(2, dtype=torch.int64)})
     assert batch_mover(META)(encoding)["input_ids"].device == META

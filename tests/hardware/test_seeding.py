@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hftrain.errors import ConfigurationError
-from hftrain.hardware.seeding import enable_full_determinism, rng_state, set_rng_state, set_seed
+from hftrain.hardware.seeding import enable_full_determinism, rng_state, seed_rank, set_rng_state, set_seed
 
 
 @pytest.fixture(autouse=True)
@@ -108,3 +108,13 @@ def test_full_determinism_can_warn_only() -> None:
 def test_deterministic_algorithms_can_come_with_the_seed() -> None:
     set_seed(5, deterministic=True)
     assert torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_process_that_joins_a_run_has_numbers_of_its_own_each_time_the_same() -> None:
+    places = [(42, 7, 1), (42, 7, 2), (42, 8, 1), (43, 7, 1)]
+    drawn = []
+    for seed, step, rank in [*places, *places]:
+        seed_rank(seed, step=step, rank=rank)
+        drawn.append((torch.rand(()).item(), np.random.rand(), random.random()))
+    assert drawn[:4] == drawn[4:]
+    assert len(set(drawn)) == 4

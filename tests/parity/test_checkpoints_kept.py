@@ -10,7 +10,6 @@ import pytest
 from tests.parity.harness import Cell, build, ours, theirs
 from tests.parity.models import points
 
-pytest.importorskip("transformers")
 # The reference's own warnings are not ours to mend.
 pytestmark = pytest.mark.filterwarnings("default")
 

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 
 from hftrain.checkpoint.export import export_to_transformers
@@ -14,7 +15,6 @@ from tests.parity.harness import Cell, build, differences, ours, run, theirs
 from tests.parity.models import gpt2, points, sentences
 from tests.parity.test_foreign_resume import CELLS, in_two_processes
 
-pytest.importorskip("transformers")
 # The reference's own warnings are not ours to mend.
 pytestmark = pytest.mark.filterwarnings("default")
 
@@ -74,7 +74,6 @@ def test_shards_are_resumed_there(tmp_path: Path) -> None:
 
 
 def lora() -> Any:
-    peft = pytest.importorskip("peft")
     config = peft.LoraConfig(r=2, lora_dropout=0.1, target_modules=["c_attn"], fan_in_fan_out=True)
     return peft.get_peft_model(gpt2(), config)
 

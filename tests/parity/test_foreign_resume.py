@@ -12,7 +12,6 @@ from tests.distributed.launch import launch
 from tests.parity.harness import Cell, Record, build, differences, ours, row_differences, run, theirs
 from tests.parity.models import causal_lm, classified, classifier, gpt2, sentences
 
-pytest.importorskip("transformers")
 # The reference's own warnings are not ours to mend.
 pytestmark = pytest.mark.filterwarnings("default")
 

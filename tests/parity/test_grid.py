@@ -7,8 +7,6 @@ import pytest
 from tests.parity.cells import CELLS, SHORT
 from tests.parity.harness import both, problems
 
-pytest.importorskip("transformers")
-
 
 @pytest.mark.filterwarnings("default")  # the reference's own
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in SHORT)) for name in CELLS])

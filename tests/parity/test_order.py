@@ -12,7 +12,6 @@ import pytest
 from tests.parity.harness import Cell, Record, both, problems, row_differences
 from tests.parity.models import Stream, points
 
-pytest.importorskip("transformers")
 # The reference's own warnings are not ours to mend.
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 

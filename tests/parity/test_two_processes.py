@@ -15,7 +15,6 @@ from tests.distributed.launch import launch
 from tests.parity.harness import TOLERANCE, Cell, ours, run, theirs
 from tests.parity.models import causal_lm, classifier, pad, points, ragged, sentences
 
-pytest.importorskip("transformers")
 # The first test of each library trains every cell.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

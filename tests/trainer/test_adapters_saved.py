@@ -7,6 +7,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import safetensors.torch
 import torch
@@ -17,8 +18,6 @@ from hftrain.errors import CheckpointError, CheckpointNotFoundError
 from hftrain.trainer.model_files import load_weights
 from tests.trainer.pretrained import StopAt, language_model, pretrained_trainer, tokenizer
 from tests.trainer.tasks import weights
-
-peft = pytest.importorskip("peft")
 
 ADAPTER = {"adapter_model.safetensors", "adapter_config.json"}
 

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from hftrain import DataModule, EarlyStoppingCallback
 from hftrain.callbacks.progress import PrinterCallback, ProgressCallback
-from hftrain.errors import NotAvailableError
 from hftrain.hardware.engine import Engine
 from tests.trainer.tasks import Fit, Points, trainer
 from tests.trainer.test_evaluate import Measured
@@ -232,17 +231,6 @@ def test_a_resumed_epoch_starts_over_or_goes_on(tmp_path: Path, starts_over: boo
     resumed.train(resume_from_checkpoint=True)
     order = torch.randperm(64, generator=torch.Generator().manual_seed(42)).tolist()
     assert data.fetched == (order[:32] if starts_over else order[32:])
-
-
-def test_saving_on_each_of_several_nodes_is_refused_where_it_would_act(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    trainer(tmp_path, save_on_each_node=True)
-    for name, value in {"RANK": "2", "LOCAL_RANK": "0", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2"}.items():
-        monkeypatch.setenv(name, value)
-    trainer(tmp_path)
-    with pytest.raises(NotAvailableError, match="save_on_each_node=True on 2 nodes"):
-        trainer(tmp_path, save_on_each_node=True)
 
 
 @pytest.mark.parametrize(("is_disabled", "expected"), [(True, PrinterCallback), (False, ProgressCallback)])

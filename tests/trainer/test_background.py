@@ -12,6 +12,8 @@ import torch
 
 from hftrain import Trainer, TrainerCallback
 from hftrain.checkpoint.foreign import open_any
+from hftrain.checkpoint.space import num_bytes
+from hftrain.checkpoint.staging import HostBuffers
 from hftrain.checkpoint.storage import LocalStorage
 from hftrain.errors import CheckpointError, TrainingInterrupted
 from hftrain.trainer import background
@@ -136,7 +138,7 @@ def test_what_watches_a_save_has_it_written_at_once_and_the_reason_is_said_once(
     assert reason in caplog.text
 
 
-@pytest.mark.parametrize(("free", "reason"), [(10, "free memory (1e-08 GB)"), (None, "how much memory is free")])
+@pytest.mark.parametrize(("free", "reason"), [(10, "free memory (10 bytes)"), (None, "how much memory is free")])
 def test_without_memory_for_the_copy_it_is_written_at_once(
     tmp_path: Path,
     disk: SlowDisk,
@@ -156,7 +158,7 @@ def test_twice_the_copy_is_the_measure_and_buffers_that_are_held_count(
 ) -> None:
     floats = 3 * sum(parameter.numel() for parameter in Fit().parameters())  # AdamW has two averages
     num_bytes = 4 * (floats + len(list(Fit().parameters())))  # and a count of steps
-    free = iter([2 * num_bytes + 1, num_bytes + 1])
+    free = iter([2 * num_bytes + 1, 2 * num_bytes + 1, num_bytes + 1])  # before memory is reserved, and twice to save
     monkeypatch.setattr(background, "free_host_bytes", lambda: next(free))
     run(tmp_path)
     assert disk.threads >= {WRITER}
@@ -329,3 +331,24 @@ def test_an_error_or_an_early_stop_waits_until_it_is_committed(
     committed = trainer(tmp_path)._new_checkpoints().committed()
     assert committed
     assert json.loads(Path(committed[-1].path, "MANIFEST.json").read_text())["step"] == committed[-1].step
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_reserved"),
+    [
+        ({}, True),
+        ({"save_async": True}, True),
+        ({"save_strategy": "no", "save_minutes": 100.0}, True),
+        ({"save_async": False}, False),
+        ({"save_strategy": "no"}, False),
+    ],
+)
+def test_memory_for_copies_is_taken_after_the_first_step_of_a_run_that_will_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], is_reserved: bool
+) -> None:
+    reserved: list[int] = []
+    monkeypatch.setattr(HostBuffers, "reserve", lambda self, tensors: reserved.append(num_bytes(tensors)))
+    ours = run(tmp_path, **{"save_steps": 1000, "max_steps": 3, **changes})
+    assert [taken // num_bytes(ours.model.parameters()) for taken in reserved] == (
+        [3] if is_reserved else []
+    )  # AdamW: two beside each

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 import transformers
@@ -184,7 +185,6 @@ def test_a_subclass_says_which_columns_stay(tmp_path: Path, data: Any) -> None:
 
 
 def test_adapters_keep_the_columns_of_the_model_that_they_adapt(tmp_path: Path) -> None:
-    peft = pytest.importorskip("peft")
     config = transformers.BertConfig(
         vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8
     )

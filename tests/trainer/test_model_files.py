@@ -6,12 +6,15 @@ import gc
 import json
 import logging
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import safetensors.torch
 import torch
+import transformers
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -22,8 +25,6 @@ from hftrain.errors import CheckpointNotFoundError
 from hftrain.trainer.model_files import load_weights
 from tests.trainer.pretrained import StopAt, language_model, pretrained_trainer, tokenizer
 from tests.trainer.tasks import Model, trainer, weights
-
-transformers = pytest.importorskip("transformers")
 
 CONFIGURATION = {"config.json", "generation_config.json"}
 
@@ -255,6 +256,18 @@ def sequence_model() -> Any:
         vocab_size=11, d_model=8, d_ff=8, d_kv=4, num_layers=1, num_heads=2, decoder_start_token_id=0
     )
     return transformers.T5ForConditionalGeneration(config)
+
+
+def test_saving_a_plain_module_imports_no_more_of_transformers(tmp_path: Path) -> None:
+    script = (
+        "import sys, transformers\n"
+        "from tests.trainer.tasks import trainer\n"
+        "trainer(sys.argv[1]).save_model()\n"
+        "sys.exit('transformers.modeling_utils' in sys.modules)\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=root, check=False, capture_output=True)
+    assert done.returncode == 0, done.stderr.decode()
 
 
 def untied_model() -> Any:

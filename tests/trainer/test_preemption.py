@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class Noisy(Points):
         return {**sample, "x": sample["x"] + 0.1 * torch.randn(4)}
 
 
-def run(folder: Path, *stops: Stop, task: type[Fit] = Fit, **changes: Any) -> Trainer:
+def run(folder: Path, *stops: TrainerCallback, task: type[Fit] = Fit, **changes: Any) -> Trainer:
     settings = {"gradient_accumulation_steps": 3, "per_device_train_batch_size": 4, "logging_steps": 2}
     data = DataModule(train=Noisy(), eval=Points(20, seed=1))
     return trainer(folder, task, data, callbacks=[*stops], **{**settings, **changes})
@@ -102,6 +103,38 @@ def test_an_evaluation_that_was_left_is_run_again(tmp_path: Path, strategy: str)
     assert_goes_on(tmp_path, Stop("on_prediction_step", 2), per_device_eval_batch_size=4, **how)
 
 
+class EndOfEpoch(TrainerCallback):
+    """Ends the first epoch after two steps, if asked to, and notes the ends of epochs."""
+
+    def __init__(self, *, is_early: bool = False) -> None:
+        self.is_early = is_early
+        self.ends: list[int] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        control.should_epoch_stop = self.is_early and state.global_step == 2
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.ends.append(state.global_step)
+
+
+@pytest.mark.parametrize(("is_early", "at"), [(False, 4), (False, 8), (True, 2)])
+@pytest.mark.parametrize(("event", "strategy"), [("on_step_end", "epoch"), ("on_evaluate", "steps")])
+def test_the_end_of_an_epoch_is_not_lost_where_its_last_step_was_stopped(
+    tmp_path: Path, is_early: bool, at: int, event: str, strategy: str
+) -> None:
+    how = {"num_train_epochs": 2, "gradient_accumulation_steps": 4, "eval_strategy": strategy, "eval_steps": 1}
+    noted = {name: EndOfEpoch(is_early=is_early) for name in ("whole", "cut")}
+    whole = run(tmp_path / "whole", noted["whole"], **how)
+    whole.train()
+    with pytest.raises(TrainingInterrupted):
+        run(tmp_path / "cut", noted["cut"], Stop(event, at), **how).train()
+    again = run(tmp_path / "cut", noted["cut"], **how)
+    again.train(resume_from_checkpoint=True)
+    assert noted["cut"].ends == noted["whole"].ends
+    assert torch.equal(weights(again.model), weights(whole.model))
+    assert rows(again)[:-1] == rows(whole)[:-1]
+
+
 class Predict(TrainerCallback):
     """Predicts after every third step."""
 
@@ -141,6 +174,22 @@ def test_a_second_sigint_stops_at_once(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, *twice, gradient_accumulation_steps=1).train()
     assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_a_second_sigterm_does_not_break_into_what_the_first_unwinds(tmp_path: Path) -> None:
+    unwound = []
+
+    class Told(Fit):
+        def configure_optimizer(self, params: Any) -> Any:
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            finally:
+                signal.raise_signal(signal.SIGTERM)
+                unwound.append(True)
+
+    with pytest.raises(TrainingInterrupted):
+        run(tmp_path, task=Told).train()
+    assert unwound
 
 
 def test_handlers_are_as_before(tmp_path: Path) -> None:
@@ -194,6 +243,26 @@ def test_a_signal_while_data_is_skipped_stops_at_once(tmp_path: Path) -> None:
     with pytest.raises(TrainingInterrupted):
         streaming(data).train(resume_from_checkpoint=True)
     assert len(data.points.fetched) == 5
+
+
+def test_a_deadline_that_passes_while_data_is_skipped_stops_at_once(tmp_path: Path) -> None:
+    class Slow(Stream):
+        def __iter__(self) -> Any:
+            for sample in super().__iter__():
+                time.sleep(0.2 if wait else 0)
+                yield sample
+
+    def streaming(data: Slow, **changes: Any) -> Trainer:
+        return trainer(tmp_path, Fit, DataModule(train=data), max_steps=6, **changes)
+
+    wait, data = False, Slow()
+    with pytest.raises(TrainingInterrupted):
+        streaming(Slow(), callbacks=[Stop("on_step_end", 3)]).train()
+    wait = True
+    with pytest.raises(TrainingInterrupted) as caught:
+        streaming(data, deadline_minutes=0.5 / 60).train(resume_from_checkpoint=True)
+    assert caught.value.code == 75
+    assert len(data.points.fetched) < 3 * 8
 
 
 def test_a_deadline_has_its_own_code(tmp_path: Path) -> None:

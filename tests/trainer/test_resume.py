@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from hftrain import DataModule, TrainerCallback
+from hftrain.core.position import Position
 from hftrain.errors import CheckpointError, ConfigurationError
+from tests.checkpoint.hostile import exchange
 from tests.trainer.tasks import CountedFit, Fit, Points, trainer, weights
 
 
@@ -67,6 +69,26 @@ def test_a_resume_loads_no_batch_to_throw_away(tmp_path: Path) -> None:
     data = Points()
     trainer(tmp_path, data=DataModule(train=data), **settings).train(resume_from_checkpoint=True)
     assert len(data.fetched) == 2 * 8
+
+
+def test_a_resume_at_step_one_million_loads_only_what_comes_after(tmp_path: Path) -> None:
+    class Jump(TrainerCallback):
+        """Stand in for a million steps of one sample."""
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            state.global_step = kwargs["lr_scheduler"].last_epoch = 1_000_000
+            first._runner.position = Position(epoch=0, batches=1_000_000, samples=1_000_000)  # type: ignore[union-attr]
+            control.should_save = control.should_training_stop = True
+
+    settings: dict[str, Any] = {"num_train_epochs": 1, "per_device_train_batch_size": 1, "logging_steps": 10**7}
+    first = trainer(tmp_path, data=DataModule(train=Points(1_000_003)), callbacks=[Jump()], **settings)
+    first.train()
+    data = Points(1_000_003)
+    ours = trainer(tmp_path, data=DataModule(train=data), **settings)
+    ours.train(resume_from_checkpoint=True)
+    order = torch.randperm(1_000_003, generator=torch.Generator().manual_seed(42))
+    assert data.fetched == order[1_000_000:].tolist()
+    assert ours.state.global_step == 1_000_003
 
 
 @pytest.mark.parametrize(("batch_size", "steps"), [(5, 3 + 8), (16, 3 + 3), (2, 3 + 20)])
@@ -217,8 +239,7 @@ def test_a_model_only_checkpoint_cannot_be_resumed(tmp_path: Path) -> None:
 def test_a_file_that_holds_something_else_is_named(tmp_path: Path, name: str) -> None:
     trainer(tmp_path, save_strategy="steps", save_steps=16).train()
     folder = tmp_path / "checkpoint-16"
-    (folder / "MANIFEST.json").unlink()  # it would tell first
-    (folder / f"{name}.json").write_text("[1]")
+    exchange(folder, f"{name}.json", b"[1]")  # with its checksum
     with pytest.raises(CheckpointError, match=f"{name}.json holds no JSON object"):
         trainer(tmp_path).train(resume_from_checkpoint=str(folder))
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 from torch.utils.data import DataLoader, IterableDataset
 
 from hftrain import Trainer
@@ -38,7 +39,6 @@ LOADERS: dict[str, Any] = {
     ],
 )
 def test_a_run_is_as_long_as_in_the_reference(tmp_path: Path, name: str, changes: dict[str, Any]) -> None:
-    transformers = pytest.importorskip("transformers")
     options = {"per_device_train_batch_size": 8, "num_train_epochs": 3, "use_cpu": True, "report_to": [], **changes}
     ours = Trainer(Model(), arguments(tmp_path, **options), train_dataset=Points())
     theirs = transformers.Trainer(

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 
-from hftrain import DataModule, Trainer
+from hftrain import DataModule, Trainer, TrainerCallback
 from hftrain.errors import CheckpointError, TaskError
 from tests.trainer.tasks import Fit, Model, Points, arguments, trainer, weights
 
@@ -44,9 +45,8 @@ def test_the_manifest_says_what_and_where(tmp_path: Path) -> None:
 
 
 def test_the_state_can_be_read_by_the_reference(tmp_path: Path) -> None:
-    transformers_state = pytest.importorskip("transformers.trainer_callback", reason="the reference is not installed")
     trainer(tmp_path, save_strategy="steps", save_steps=8, eval_strategy="steps", eval_steps=8).train()
-    state = transformers_state.TrainerState.load_from_json(str(tmp_path / "checkpoint-16" / "trainer_state.json"))
+    state = transformers.TrainerState.load_from_json(str(tmp_path / "checkpoint-16" / "trainer_state.json"))
     assert (state.global_step, state.epoch, state.max_steps) == (16, 2.0, 16)
 
 
@@ -58,6 +58,12 @@ def test_the_last_step_is_always_saved(tmp_path: Path) -> None:
 def test_the_limit_keeps_the_newest(tmp_path: Path) -> None:
     trainer(tmp_path, save_strategy="steps", save_steps=3, save_total_limit=2).train()
     assert checkpoints(tmp_path) == ["checkpoint-15", "checkpoint-16"]
+
+
+def test_every_so_many_steps_a_checkpoint_stays_beside_the_newest(tmp_path: Path) -> None:
+    changes = {"save_strategy": "steps", "save_steps": 3, "save_total_limit": 1, "save_keep_every_steps": 6}
+    trainer(tmp_path, **changes).train()
+    assert checkpoints(tmp_path) == ["checkpoint-6", "checkpoint-12", "checkpoint-16"]
 
 
 class Scripted(Fit):
@@ -103,6 +109,26 @@ def test_at_the_end_a_limit_of_one_keeps_only_the_best(tmp_path: Path) -> None:
 def test_the_best_model_is_loaded_at_the_end(tmp_path: Path) -> None:
     ours = best_run(tmp_path, load_best_model_at_end=True)
     assert torch.equal(weights(ours.model), weights(Scripted.from_checkpoint(str(tmp_path / "checkpoint-8"))))
+
+
+def test_a_model_alone_is_enough_for_the_best_to_be_loaded(tmp_path: Path) -> None:
+    ours = best_run(tmp_path, load_best_model_at_end=True, save_only_model=True, save_total_limit=1)
+    assert checkpoints(tmp_path) == ["checkpoint-8"]
+    assert not (tmp_path / "checkpoint-8" / "optimizer.safetensors").exists()
+    assert torch.equal(weights(ours.model), weights(Scripted.from_checkpoint(str(tmp_path / "checkpoint-8"))))
+
+
+def test_what_is_being_uploaded_stays_while_the_run_goes_on_and_when_it_ends(tmp_path: Path) -> None:
+    class Uploading(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 5:
+                run_id = json.loads((tmp_path / "checkpoint-4" / "run.json").read_text())["run_id"]
+                (tmp_path / "runs" / run_id).mkdir(parents=True)
+                held = {"v": 1, "held": ["checkpoint-4"]}
+                (tmp_path / "runs" / run_id / "held.json").write_text(json.dumps(held))
+
+    best_run(tmp_path, callbacks=[Uploading()], load_best_model_at_end=True, save_total_limit=1, save_async=False)
+    assert checkpoints(tmp_path) == ["checkpoint-4", "checkpoint-8"]
 
 
 def test_save_strategy_best_saves_only_improvements(tmp_path: Path) -> None:

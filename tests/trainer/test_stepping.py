@@ -85,6 +85,23 @@ def test_a_memory_is_counted_from_zero(outputs: Any) -> None:
     assert past_of(outputs, 1) == 2
 
 
+class Unlabelled(nn.Module):
+    def forward(self, x: Tensor, scale: float = 1.0) -> Any:
+        return {"logits": scale * x}
+
+
+@pytest.mark.parametrize("label", ["labels", "target"])
+def test_a_label_that_the_model_does_not_take_means_that_it_computes_no_loss(label: str) -> None:
+    with pytest.raises(TaskError, match=f"takes no '{label}', so it computes no loss: pass compute_loss_func"):
+        call_model(Unlabelled(), {"x": torch.ones(2), label: torch.ones(2)}, label_names=["target"])
+
+
+def test_another_entry_that_the_model_does_not_take_is_to_be_renamed() -> None:
+    with pytest.raises(TaskError, match=r"Unlabelled\.forward\(x, scale\) cannot .*'idx'.* Rename") as caught:
+        call_model(Unlabelled(), {"x": torch.ones(2), "idx": torch.ones(2)})
+    assert "loss" not in str(caught.value)
+
+
 def test_a_forward_that_takes_everything_raises_its_own_errors() -> None:
     class Anything(nn.Module):
         def forward(self, **kwargs: Any) -> Any:

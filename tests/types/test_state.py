@@ -65,6 +65,12 @@ def test_what_was_written_is_read_back(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["trainer_state.json"]
 
 
+def test_a_url_is_written_and_read_as_a_path_is() -> None:
+    state = TrainerState(global_step=7)
+    state.save_to_json("memory://state-of-a-run/trainer_state.json")
+    assert TrainerState.load_from_json("memory://state-of-a-run/trainer_state.json") == state
+
+
 def test_a_metric_that_is_a_numpy_number_is_written_as_a_number(tmp_path: Path) -> None:
     TrainerState(log_history=[{"eval_f1": np.float32(0.5)}]).save_to_json(tmp_path / "state.json")  # type: ignore[dict-item]
     assert TrainerState.load_from_json(tmp_path / "state.json").log_history == [{"eval_f1": 0.5}]

@@ -6,7 +6,7 @@ import pytest
 import transformers
 
 import hftrain
-from hftrain.types.transformers_names import _INSIDE, import_line
+from hftrain.types.transformers_names import _INSIDE, _NAMES, import_line
 
 # Folders of ours have these names.
 OUR_MODULES = {"data", "trainer"}
@@ -17,6 +17,11 @@ def test_every_name_of_the_reference_that_hftrain_lacks_has_its_line() -> None:
     lacking = public - hftrain._HOME.keys() - OUR_MODULES
     assert len(lacking) > 3000
     assert {name for name in lacking if import_line(name) != f"from transformers import {name}"} == set()
+
+
+def test_no_name_that_hftrain_has_is_listed() -> None:
+    listed = {*_NAMES.split(), *" ".join(_INSIDE.values()).split()}
+    assert listed.isdisjoint(hftrain._HOME)
 
 
 @pytest.mark.parametrize("module", _INSIDE)
