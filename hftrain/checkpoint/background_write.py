@@ -196,7 +196,7 @@ class BackgroundWrite:
 
     def _wait_for_others(self) -> None:
         """Wait until no rank writes: what comes into a folder after its removal would make it anew, and stay."""
-        with suppress(WriteStoppedError, CheckpointError):
+        with suppress(WriteStoppedError, CheckpointError):  # why this save failed is known, and told, already
             for rank in range(1, self._world_size):
                 self._wait_for(f"{self._name}/{rank}")
 

@@ -135,9 +135,8 @@ class StepEnds:
         if left.event == Event.STEP_END.value and self._ends_epoch():
             self._leave_epoch()
             self._end(Event.EPOCH_END)
-        if (
-            position.batches > 0
-        ):  # opening the epoch draws random numbers, which the run that was stopped had drawn before
+        if position.batches > 0:
+            # Opening the epoch draws random numbers, which the run that was stopped had drawn before.
             states = self._interrupts.random_states
             self._restore_rng = partial(states.put, states.take())
 

@@ -29,7 +29,7 @@ def write_results(path: str, metrics: dict[str, Any]) -> None:
 def write_state(state: TrainerState, folder: str) -> None:
     """Write ``trainer_state.json`` into a folder."""
     path = join(folder, "trainer_state.json")
-    if is_url(folder):
+    if is_url(folder):  # asked again where the store fails, which the state's own writing does not do
         storage_for(path).write(path, [state.to_json().encode()])
         return
     os.makedirs(folder, exist_ok=True)

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sampler
 
 from hftrain import DataModule, Trainer, TrainerCallback, TrainingInterrupted
 from hftrain.errors import TornCheckpointError
+from tests.checkpoint.hostile import exchange
 from tests.trainer.tasks import CountedFit, Fit, Points, trainer, weights
 
 SIZE = 40
@@ -249,9 +250,6 @@ def test_a_data_set_without_a_state_is_read_again_and_the_log_says_how_long(
 def test_a_place_that_is_none_is_torn(tmp_path: Path, content: Any) -> None:
     with pytest.raises(TrainingInterrupted):
         run(tmp_path, "a shuffled loader", Stop("on_step_end", 1)).train()
-    document = tmp_path / "checkpoint-1" / "loader-0.json"
-    document.write_text(json.dumps(content))
-    (tmp_path / "checkpoint-1" / "MANIFEST.json").unlink()
-    (tmp_path / "checkpoint-1" / ".incomplete").unlink(missing_ok=True)
+    exchange(tmp_path / "checkpoint-1", "loader-0.json", json.dumps(content).encode())
     with pytest.raises(TornCheckpointError, match="place of rank 0's loader"):
         run(tmp_path, "a shuffled loader").train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
