@@ -70,6 +70,14 @@ class Tracking(TrainerCallback):
         """Whether a run is being reported."""
         return self._spool is not None
 
+    def folder(self) -> str:
+        """Return the folder of the run that is being reported. One that has ended goes on, as for a row after it."""
+        if self._spool is None:
+            assert self._run_of is not None  # a Trainer gives it
+            self._begin_outside(self._run_of())
+        assert self._spool is not None  # it began
+        return self._spool.folder
+
     def begin(self, run: Run) -> None:
         """Start the trackers, all at once, and wait until they have started.
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, cast
 
 from hftrain.plugin_api.spool import Event
@@ -144,9 +145,12 @@ class Tracker:
 
     # ---- the template -------------------------------------------------------------------------------
 
-    def deliver(self, event: Event) -> None:
-        """Hand an event on to the method it is for."""
+    def deliver(self, event: Event, *, folder: str = "") -> None:
+        """Hand an event on to the method it is for; ``folder`` is the run's, where its media and artifacts lie."""
         call = _CALLS.get(event.type)
+        if event.type in ("media", "artifact"):
+            path = os.path.join(folder, event.data["path"])
+            event = replace(event, data={**event.data, "path": path})
         if call is not None:
             call(self, event)
 

@@ -199,7 +199,7 @@ class Delivery:
 
     def _takes(self, event: Event) -> bool:
         try:
-            self._tracker.deliver(event)
+            self._tracker.deliver(event, folder=os.path.dirname(self._spool_path))
         except BaseException as error:  # a vendor's sys.exit() included: this thread must go on
             self._note_failure(error)
             return False
