@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from hftrain.callbacks.warned import Warned
 from hftrain.errors import ConfigurationError, PluginError
 from hftrain.plugin_api.runs import read_remote_ids, write_remote_ids
-from hftrain.plugin_api.spool import Event, Spool, Type
+from hftrain.plugin_api.spool import TIMING, Event, Spool, Type
 from hftrain.plugin_api.tracker import Run, Status, Tracker
 from hftrain.plugin_api.values import masked, plain
 from hftrain.plugin_api.worker import START_S, Delivery, TrackerStartError, text_of
@@ -62,8 +63,11 @@ class Tracking(TrainerCallback):
         self._run_of = run_of
         self._deliveries: list[Delivery] = []
         self._spool: Spool | None = None
+        self._warned: Warned | None = None
         self._has_warned_of_disk = False
         self._finalizer: Any = None
+        self.take_timing: Callable[[int], Mapping[str, float] | None] | None = None
+        """Gives, by the step, what the time since the row before was spent on; None if that is not due."""
 
     @property
     def is_begun(self) -> bool:
@@ -96,7 +100,9 @@ class Tracking(TrainerCallback):
             self._append("resume", step=run.resumed_step)
         data = {"name": run.name, "arguments": run.arguments, "model": run.model, "output_dir": run.output_dir}
         data |= {"logging_dir": run.logging_dir, "group": run.group, "trial": run.trial, "params": run.trial_params}
+        data["environment"] = run.environment
         self._append("start", step=run.resumed_step or 0, data=data)
+        self._warned = Warned(spool, secrets=self._settings.secrets)
         launched = [Delivery(name, make(), spool.path) for name, make in self._trackers.items()]
         for delivery in launched:
             delivery.launch(replace(run, remote_id=remote_ids.get(delivery.name)), last_seq=spool.last_seq)
@@ -111,8 +117,9 @@ class Tracking(TrainerCallback):
         if self._finalizer is not None:
             self._finalizer.detach()
             self._finalizer = None
-        spool, self._spool = self._spool, None
+        spool, self._spool, self.take_timing = self._spool, None, None
         deliveries, self._deliveries = self._deliveries, []
+        self._stop_listening()
         text = None if error is None else masked(text_of(error), secrets=self._settings.secrets)
         finish = spool.append("finish", step=step, data={"status": status, "error": text})
         _close(spool, deliveries, finish, self._settings.close_s)
@@ -125,6 +132,9 @@ class Tracking(TrainerCallback):
         Raises:
             PluginError: with ``raises``, a tracker could not be told before.
         """
+        if self._warned is not None:
+            self._warned.step = step
+            self._warned.flush()
         event = self._append(type_, step=step, epoch=epoch, data=data)
         for delivery in self._deliveries:
             delivery.offer(event)
@@ -142,6 +152,9 @@ class Tracking(TrainerCallback):
             self._begin_outside(self._run_of())
         if self.is_begun:
             row = {name: value for name, value in (logs or {}).items() if name != "epoch"}
+            timing = self.take_timing(state.global_step) if self.take_timing is not None else None
+            if timing is not None:
+                row.setdefault(TIMING, timing)
             self.report("log", step=state.global_step, epoch=state.epoch, data=row)
 
     def on_save(
@@ -159,9 +172,11 @@ class Tracking(TrainerCallback):
     def _begin_outside(self, run: Run) -> None:
         """Go on with the run for rows that come after its end; it ends again when nobody needs it any more."""
         self.begin(run)
-        assert self._spool is not None  # it began
+        spool, warned = self._spool, self._warned
+        assert spool is not None  # it began
+        assert warned is not None
         self._finalizer = weakref.finalize(
-            self, _end_outside, self._spool, self._deliveries, run.resumed_step or 0, self._settings.close_s
+            self, _end_outside, spool, warned, self._deliveries, run.resumed_step or 0, self._settings.close_s
         )
 
     def _append(
@@ -213,9 +228,15 @@ class Tracking(TrainerCallback):
         for delivery in self._deliveries:
             delivery.leave()
         self._deliveries = []
+        self._stop_listening()
         if self._spool is not None:
             self._spool.close()
             self._spool = None
+
+    def _stop_listening(self) -> None:
+        if self._warned is not None:
+            self._warned.close()
+            self._warned = None
 
 
 def _close(spool: Spool, deliveries: Sequence[Delivery], finish: Event, close_s: float) -> None:
@@ -234,5 +255,8 @@ def _close(spool: Spool, deliveries: Sequence[Delivery], finish: Event, close_s:
     spool.close()
 
 
-def _end_outside(spool: Spool, deliveries: Sequence[Delivery], step: int, close_s: float) -> None:
+def _end_outside(
+    spool: Spool, warned: Warned, deliveries: Sequence[Delivery], step: int, close_s: float
+) -> None:
+    warned.close()
     _close(spool, deliveries, spool.append("finish", step=step, data={"status": "finished", "error": None}), close_s)

@@ -17,6 +17,8 @@ from typing import Any, Literal, get_args
 
 EVENTS = "events.jsonl"
 VERSION = 1
+TIMING = "timing"
+"""The key of a row under which stand the seconds since the row before, by what they were spent on; no metric."""
 Type = Literal["start", "log", "media", "artifact", "checkpoint", "warning", "resume", "finish"]
 _TYPES = get_args(Type)
 

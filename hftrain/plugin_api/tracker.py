@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, cast
 
-from hftrain.plugin_api.spool import Event
+from hftrain.plugin_api.spool import TIMING, Event
 from hftrain.plugin_api.values import finite_or_not
 
 logger = logging.getLogger(__name__)
@@ -29,6 +29,7 @@ class Run:
         logging_dir: where event files go that a viewer reads.
         arguments: of the training, plain values.
         model: its configuration, plain values, nested as it is; empty if it has none.
+        environment: what it runs on, plain values: versions, platform, device, number of processes, git commit.
         remote_id: what `start` returned when this run was first tracked; None the first time.
         resumed_step: the step that the run goes on from; None if it begins. What was logged above it is void.
         trial: name of the trial of a search; None outside one.
@@ -43,6 +44,7 @@ class Run:
     logging_dir: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
     remote_id: str | None = None
     resumed_step: int | None = None
     trial: str | None = None
@@ -157,6 +159,8 @@ class Tracker:
     def _log(self, event: Event) -> None:
         metrics = {}
         for name, value in event.data.items():
+            if name == TIMING and isinstance(value, Mapping):
+                continue
             number = finite_or_not(value)
             if number is None:
                 self._warn_once(name, f"{name}={value!r} is no number, and is not told")

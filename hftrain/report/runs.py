@@ -13,11 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hftrain.plugin_api.runs import find_run
-from hftrain.plugin_api.spool import EVENTS, Event, read_events
+from hftrain.plugin_api.spool import EVENTS, TIMING, Event, read_events
 from hftrain.plugin_api.values import finite_or_not
 
-TIMING = "timing"
-"""The key of a row under which the seconds since the row before stand, by what they were spent on."""
 PARTS = ("data", "compute", "log", "eval", "save")
 _MAX_STEP = 2**53
 

@@ -19,6 +19,7 @@ from hftrain.core.position import Position
 from hftrain.core.runner import LoopRunner
 from hftrain.core.speed import speed_metrics
 from hftrain.core.task import TaskModule
+from hftrain.core.timing import StepTimes, TimedActions
 from hftrain.data.epochs import EpochLoader
 from hftrain.errors import CheckpointError, ConfigurationError
 from hftrain.hardware.overflow import overflow_monitor
@@ -89,11 +90,12 @@ def fit(trainer: Trainer, resume_from: bool | str | None) -> TrainOutput:
     memory = trainer._memory_tracker.stage("train")
     with accumulation_restored(trainer), memory as add_memory, interruptible(trainer) as interrupts:
         resume = _prepare(trainer, resume_from)
-        runner = _runner(trainer, resume)
+        times = None if trainer._tracking is None else StepTimes()
+        runner = _runner(trainer, resume, times)
         refuse_lack_of_space(trainer, runner.optimizer)
         trainer._runner = runner
         started, first_step = time.time(), trainer.state.global_step
-        with reported(trainer, resumed_step=first_step if resume is not None else None):
+        with reported(trainer, resumed_step=first_step if resume is not None else None, times=times):
             with (
                 _watched(trainer),
                 direct_calls_in_precision(trainer),
@@ -101,6 +103,8 @@ def fit(trainer: Trainer, resume_from: bool | str | None) -> TrainOutput:
                 saved_when_stopped(trainer, runner, interrupts),
             ):
                 runner.fit()
+            if times is not None:
+                times.make_due()
             return _finish(trainer, runner, started, first_step, add_memory)
 
 
@@ -165,7 +169,7 @@ def _run_id(trainer: Trainer, resume: Resume | None) -> str:
     return trainer._running_engine().broadcast_object(known or new_run_id(datetime.now().astimezone()))
 
 
-def _runner(trainer: Trainer, resume: Resume | None) -> LoopRunner:
+def _runner(trainer: Trainer, resume: Resume | None, times: StepTimes | None) -> LoopRunner:
     """Build the loop: loader, horizon, optimizer, wrapper, state, then what the checkpoint gives back."""
     engine, handler = trainer._running_engine(), trainer.callback_handler
     task = trainer.model if isinstance(trainer.model, TaskModule) else None
@@ -191,7 +195,7 @@ def _runner(trainer: Trainer, resume: Resume | None) -> LoopRunner:
     return LoopRunner(
         task=adapter if task is None else task,
         engine=engine,
-        source=observed(trainer, source),
+        source=observed(trainer, source, times),
         optimizer=trainer.optimizer,
         scheduler=None if _steps_on_metrics(trainer.lr_scheduler) else trainer.lr_scheduler,
         settings=settings,
@@ -199,7 +203,7 @@ def _runner(trainer: Trainer, resume: Resume | None) -> LoopRunner:
         state=trainer.state,
         control=trainer.control,
         events=handler,
-        actions=TrainerActions(trainer),
+        actions=TrainerActions(trainer) if times is None else TimedActions(TrainerActions(trainer), times),
         meters=meters,
         position=position,
         losses=losses,

@@ -14,10 +14,12 @@ from hftrain.args.conversion import FoundTrackers
 from hftrain.args.fields import is_secret
 from hftrain.callbacks.tracking import Tracking, TrackingSettings
 from hftrain.core.task import TaskModule
+from hftrain.core.timing import StepTimes
 from hftrain.errors import ConfigurationError, TrainingInterrupted
 from hftrain.plugin_api.registry import Kind, registry
 from hftrain.plugin_api.tracker import Run, Status, Tracker
 from hftrain.plugin_api.worker import text_of
+from hftrain.trainer.environment import environment_of
 
 if TYPE_CHECKING:
     from hftrain.args.training import TrainingArguments
@@ -58,12 +60,13 @@ def tracking_for(trainer: Trainer) -> Tracking | None:
 
 
 @contextmanager
-def reported(trainer: Trainer, *, resumed_step: int | None) -> Iterator[None]:
+def reported(trainer: Trainer, *, resumed_step: int | None, times: StepTimes | None = None) -> Iterator[None]:
     """Report the run inside. All ranks must enter this.
 
     Args:
         trainer: ready to train.
         resumed_step: the step that it goes on from; None if it begins.
+        times: what its time is spent on; its rows carry that to the run's record.
 
     Raises:
         ConfigurationError: on all ranks, if a tracker that the user named did not start.
@@ -80,6 +83,9 @@ def reported(trainer: Trainer, *, resumed_step: int | None) -> Iterator[None]:
     text = trainer._running_engine().broadcast_object(text)
     if text is not None:
         raise ConfigurationError(text)
+    if tracking is not None and times is not None:
+        times.start(trainer.state.global_step)
+        tracking.take_timing = times.take
     try:
         yield
     except BaseException as error:
@@ -103,6 +109,7 @@ def run_of(trainer: Trainer, *, resumed_step: int | None = None) -> Run:
         logging_dir=args.logging_dir or os.path.join(_local(output_dir), "runs"),
         arguments=json.loads(args.to_json_string()),
         model=_configuration(trainer.model),
+        environment=environment_of(args),
         resumed_step=resumed_step,
         trial=state.trial_name,
         trial_params=state.trial_params or {},
