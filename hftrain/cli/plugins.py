@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from hftrain.cli.output import Output, table
-from hftrain.plugin_api.registry import API, BAD, Registry, Report
+from hftrain.plugin_api.registry import API, Registry
+from hftrain.plugin_api.reports import BAD, Report
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

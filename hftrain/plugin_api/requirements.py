@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,21 +64,37 @@ def _lacks_of(requirement: Requirement, *, seen: set[tuple[str, str]]) -> Iterat
     except PackageNotFoundError:
         yield Lack(requirement=_with_extras(requirement))
         return
-    if not requirement.specifier.contains(found.version, prereleases=True):
-        yield Lack(requirement=plain, installed=found.version)
+    if not _is_met(requirement, found.version):
+        yield Lack(requirement=plain, installed=found.version or "a version that cannot be read")
         return
     for extra in sorted(requirement.extras):
         key = (canonicalize_name(requirement.name), extra)
         if key in seen:
             continue
         seen.add(key)
-        for text in found.requires or ():
-            needed = Requirement(text)
-            if needed.marker is None or needed.marker.evaluate({"extra": ""}):
-                continue  # not of the extra: pip saw to it when it installed the package
-            if needed.marker.evaluate({"extra": extra}):
-                needed.marker = None
-                yield from _lacks_of(needed, seen=seen)
+        for text in requirements_of(found, extra):
+            yield from _lacks_of(Requirement(text), seen=seen)
+
+
+def requirements_of(found: Distribution, extra: str) -> tuple[str, ...]:
+    """Return what an extra of an installed distribution needs here, beside what the distribution needs anyway."""
+    needed = []
+    for text in found.requires or ():
+        requirement = Requirement(text)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            continue  # not of the extra: pip saw to it when it installed the package
+        if requirement.marker.evaluate({"extra": extra}):
+            requirement.marker = None
+            needed.append(str(requirement))
+    return tuple(needed)
+
+
+def _is_met(requirement: Requirement, version: str | None) -> bool:
+    """Whether a version does; one that cannot be read, of a package that is half removed, does not."""
+    try:
+        return requirement.specifier.contains(Version(version or ""), prereleases=True)
+    except InvalidVersion:
+        return not requirement.specifier
 
 
 def _with_extras(requirement: Requirement) -> str:

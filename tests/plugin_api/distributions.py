@@ -7,7 +7,9 @@ from pathlib import Path
 from textwrap import dedent
 
 PLUGIN = """
-class Plugin:
+from hftrain.plugin_api.tracker import Tracker
+
+class Plugin(Tracker):
     api = 1
     requires = ()
     extra = ""

@@ -13,6 +13,13 @@ def test_what_is_installed_and_new_enough_lacks_nothing(site: Path) -> None:
     assert lacks(["tool>=2", "tool"]) == ()
 
 
+def test_a_package_that_is_half_removed_does_not_do(site: Path) -> None:
+    install(site, "tool")
+    (site / "tool-1.0.dist-info" / "METADATA").write_text("Name: tool")
+    (lack,) = lacks(["tool>=2", "tool"])
+    assert lack.text == "tool>=2 (a version that cannot be read is installed)"
+
+
 def test_a_package_that_is_not_there_is_named(site: Path) -> None:
     assert lacks(["no-such-tool>=2"]) == (Lack(requirement="no-such-tool>=2"),)
 
