@@ -255,8 +255,6 @@ def _close(spool: Spool, deliveries: Sequence[Delivery], finish: Event, close_s:
     spool.close()
 
 
-def _end_outside(
-    spool: Spool, warned: Warned, deliveries: Sequence[Delivery], step: int, close_s: float
-) -> None:
+def _end_outside(spool: Spool, warned: Warned, deliveries: Sequence[Delivery], step: int, close_s: float) -> None:
     warned.close()
     _close(spool, deliveries, spool.append("finish", step=step, data={"status": "finished", "error": None}), close_s)

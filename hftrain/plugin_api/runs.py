@@ -80,6 +80,7 @@ def described_run(folder: str) -> Run:
         logging_dir=data.get("logging_dir") or folder,
         arguments=data.get("arguments") or {},
         model=data.get("model") or {},
+        environment=data.get("environment") or {},
         trial=data.get("trial"),
         trial_params=data.get("params") or {},
         group=data.get("group"),

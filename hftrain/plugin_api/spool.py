@@ -82,6 +82,11 @@ class Spool:
                 self.error = error
             return event
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether an event is being written; an append would wait for that."""
+        return self._lock.locked()
+
     def sync(self) -> None:
         """Have the disk hold what was written, against a loss of power."""
         os.fsync(self._file)
