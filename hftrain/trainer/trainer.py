@@ -71,7 +71,7 @@ class Trainer(LaterMethods):
         model_init: makes a new model for every `train`, instead of ``model``; takes nothing, or the trial of a search.
         compute_loss_func: ``(outputs, labels, num_items_in_batch) -> loss``, for an `nn.Module`.
         compute_metrics: `EvalPrediction` -> dict of numbers, or torchmetrics (one, a collection, a dict of them).
-        callbacks: instances or classes, called after the default ones.
+        callbacks: instances, classes, or names of installed plugins, called after the default ones.
         optimizers: an optimizer and a scheduler to use; None for either takes the default.
         optimizer_cls_and_kwargs: a class and its keyword arguments, instead of ``args.optim``.
         preprocess_logits_for_metrics: ``(logits, labels) -> logits``, before they are kept for the metrics.
@@ -287,15 +287,15 @@ class Trainer(LaterMethods):
     # ---- callbacks ----------------------------------------------------------------------------------
 
     def add_callback(self, callback: Any) -> None:
-        """Add a callback, instance or class."""
+        """Add a callback: instance, class, or the name of an installed plugin (``name`` or ``dist:name``)."""
         self.callback_handler.add_callback(callback)
 
     def pop_callback(self, callback: Any) -> Any:
-        """Remove a callback, instance or class, and return it; None if there is none."""
+        """Remove a callback, named as in `add_callback`, and return it; None if there is none."""
         return self.callback_handler.pop_callback(callback)
 
     def remove_callback(self, callback: Any) -> None:
-        """Remove a callback, instance or class."""
+        """Remove a callback, named as in `add_callback`."""
         self.callback_handler.remove_callback(callback)
 
     # ---- where it runs ------------------------------------------------------------------------------
