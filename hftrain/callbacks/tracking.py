@@ -100,7 +100,7 @@ class Tracking(TrainerCallback):
             self._append("resume", step=run.resumed_step)
         data = {"name": run.name, "arguments": run.arguments, "model": run.model, "output_dir": run.output_dir}
         data |= {"logging_dir": run.logging_dir, "group": run.group, "trial": run.trial, "params": run.trial_params}
-        data["environment"] = run.environment
+        data |= {"environment": run.environment, "max_steps": run.max_steps}
         self._append("start", step=run.resumed_step or 0, data=data)
         self._warned = Warned(spool, secrets=self._settings.secrets)
         launched = [Delivery(name, make(), spool.path) for name, make in self._trackers.items()]

@@ -30,6 +30,7 @@ class Run:
         arguments: of the training, plain values.
         model: its configuration, plain values, nested as it is; empty if it has none.
         environment: what it runs on, plain values: versions, platform, device, number of processes, git commit.
+        max_steps: optimizer steps that the run will have made at its end; 0 if that is not known.
         remote_id: what `start` returned when this run was first tracked; None the first time.
         resumed_step: the step that the run goes on from; None if it begins. What was logged above it is void.
         trial: name of the trial of a search; None outside one.
@@ -45,6 +46,7 @@ class Run:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
+    max_steps: int = 0
     remote_id: str | None = None
     resumed_step: int | None = None
     trial: str | None = None

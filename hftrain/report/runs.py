@@ -68,6 +68,7 @@ class RunData:
         started: unix seconds; None without a beginning.
         updated: unix seconds of the last event.
         step: the highest step told.
+        max_steps: that the run will have made at its end; 0 if that is not known.
         epoch: of the last event that has one.
         series: by the name in the rows (``loss``, ``eval_accuracy``), in the order of their first telling.
         timing: seconds between two rows by what they were spent on (`PARTS`), and ``steps``, made in them.
@@ -88,6 +89,7 @@ class RunData:
     started: float | None = None
     updated: float | None = None
     step: int = 0
+    max_steps: int = 0
     epoch: float | None = None
     series: Mapping[str, Series] = field(default_factory=dict)
     timing: Mapping[str, Series] = field(default_factory=dict)
@@ -174,6 +176,7 @@ class RunReader:
             started=self._started,
             updated=self._updated,
             step=self._step,
+            max_steps=_count(start.get("max_steps")),
             epoch=self._epoch,
             series={name: column.series() for name, column in self._series.items() if column.steps},
             timing={name: column.series() for name, column in self._timing.items() if column.steps},
@@ -294,6 +297,10 @@ def _number(value: Any) -> float | None:
         return None if number is None else float(number)
     except OverflowError:  # an integer that no float can hold
         return None
+
+
+def _count(value: Any) -> int:
+    return value if type(value) is int and 0 <= value <= _MAX_STEP else 0
 
 
 def _text(value: Any) -> str:

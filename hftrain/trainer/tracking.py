@@ -110,6 +110,7 @@ def run_of(trainer: Trainer, *, resumed_step: int | None = None) -> Run:
         arguments=json.loads(args.to_json_string()),
         model=_configuration(trainer.model),
         environment=environment_of(args),
+        max_steps=state.max_steps,
         resumed_step=resumed_step,
         trial=state.trial_name,
         trial_params=state.trial_params or {},
