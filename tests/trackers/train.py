@@ -1,14 +1,19 @@
 """Trains a tiny task and reports it: started in a process of its own, since clients hook into theirs.
 
-``python train.py TRACKER OUTPUT_DIR [--resume] [--fail-at STEP]``: 20 rows, of the steps 1 to 20; the loss is 1 / step.
+``python train.py TRACKER OUTPUT_DIR [--resume] [--fail-at STEP] [--kill-at STEP] [--interrupt-at STEP] [--odd]``:
+20 rows, of the steps 1 to 20; the loss is 1 / step. With ``--odd``, what may be in the way of a service is told too:
+thousands of parameters, very long ones, rows of what is no number; and a picture, a histogram, a text and a folder.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import socket
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,9 +29,9 @@ def _loopback_only(host: Any, *rest: Any, **named: Any) -> Any:
 
 
 class Countdown(TaskModule):
-    """Its loss at each step is one over the step."""
+    """Its loss at each step is one over the step. It takes more than it needs, since trackers are told of that."""
 
-    def __init__(self, width: int = 2) -> None:
+    def __init__(self, width: int = 2, long: str = "", many: dict[str, int] | None = None) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(width))
         self.register_buffer("steps", torch.zeros(()))
@@ -36,15 +41,37 @@ class Countdown(TaskModule):
         return 1 / self.steps + (self.weight * batch.mean()).sum() * 0
 
 
-class FailAt(TrainerCallback):
-    """Raises at a step."""
+class EndAt(TrainerCallback):
+    """Ends the run at a step: by an error, or by a signal to this process."""
 
-    def __init__(self, step: int) -> None:
-        self.step = step
+    def __init__(self, step: int, number: int | None = None) -> None:
+        self.step, self.number = step, number
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.step:
+        if state.global_step != self.step:
+            return
+        if self.number is None:
             raise RuntimeError("as the test asked")
+        os.kill(os.getpid(), self.number)
+
+
+class TellOddThings(TrainerCallback):
+    """Tells a row of odd values after step 3, and what is to be seen after step 12."""
+
+    trainer: Trainer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 3:
+            odd = {"nan": float("nan"), "inf": float("inf"), "text": "words", "none": None}
+            self.trainer.log({**odd, "tensor": torch.tensor(1.5), "numpy": np.float32(2.5), "list": [1, 2]})  # type: ignore[dict-item]
+        if state.global_step == 12:
+            self.trainer.log_media("picture", np.eye(8), kind="image")
+            self.trainer.log_media("weights", np.arange(100.0), kind="histogram")
+            self.trainer.log_media("sample", "words & <more>", kind="text")
+            os.makedirs("notes", exist_ok=True)
+            with open("notes/note.txt", "w", encoding="utf-8") as file:
+                file.write("kept")
+            self.trainer.log_artifacts("notes")
 
 
 def main() -> None:
@@ -54,8 +81,16 @@ def main() -> None:
     parser.add_argument("output_dir")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--fail-at", type=int)
+    parser.add_argument("--kill-at", type=int)
+    parser.add_argument("--interrupt-at", type=int)
+    parser.add_argument("--odd", action="store_true")
     options = parser.parse_args()
     socket.getaddrinfo = _loopback_only
+    train(options)
+
+
+def train(options: argparse.Namespace) -> None:
+    """Train, and end as the options say."""
     args = TrainingArguments(
         options.output_dir,
         report_to=options.tracker,
@@ -68,12 +103,16 @@ def main() -> None:
         learning_rate=0.01,
         disable_tqdm=True,
     )
+    ends = ((options.fail_at, None), (options.kill_at, signal.SIGKILL), (options.interrupt_at, signal.SIGTERM))
+    callbacks: list[TrainerCallback] = [EndAt(step, number) for step, number in ends if step is not None]
+    extra: dict[str, Any] = {"long": "x" * 50_000, "many": {f"p{i}": i for i in range(2000)}} if options.odd else {}
     trainer = Trainer(
-        Countdown(width=3),
-        args,
-        datamodule=DataModule(train=torch.ones(20, 2)),
-        callbacks=[] if options.fail_at is None else [FailAt(options.fail_at)],
+        Countdown(width=3, **extra), args, datamodule=DataModule(train=torch.ones(20, 2)), callbacks=callbacks
     )
+    if options.odd:
+        tells = TellOddThings()
+        tells.trainer = trainer
+        trainer.add_callback(tells)
     trainer.train(resume_from_checkpoint="auto" if options.resume else None)
 
 
