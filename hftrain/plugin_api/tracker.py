@@ -91,7 +91,7 @@ class Tracker:
     order, in one thread that is the tracker's own: blocking there costs the run nothing. What is raised is a warning,
     and the call is made again later; raise in `start` for a setting that is wrong, saying what to set.
 
-    Nothing third-party may be imported where the class's module is: import it in `start`.
+    Nothing third-party may be imported where the class's module is: import it in `load` or `start`.
 
     Attributes:
         api: the version of this interface that it was written for.
@@ -126,6 +126,12 @@ class Tracker:
         Asked before `start` where nobody named this tracker, as with ``report_to="all"``. No network.
         """
         return None
+
+    def load(self) -> None:
+        """Import what `start` needs, and make local files ready; ask no service. The time limit of `start` begins then.
+
+        Overriding it is worth it where that takes seconds.
+        """
 
     def start(self, run: Run) -> str | None:
         """Begin, or go on with, the run, and return the service's id for it, which ``run.remote_id`` is next time.

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from hftrain.plugin_api.tracker import Artifact, Media, Run, Status, Tracker
@@ -14,10 +17,14 @@ from hftrain.plugin_api.values import flat
 
 logger = logging.getLogger(__name__)
 
+URI = "MLFLOW_TRACKING_URI"
+_TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
 _BATCH = 100
 """Parameters in one request; older servers refuse more."""
 _STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "pruned": "FINISHED"}
 _TRUE = ("1", "true", "yes", "on")
+_NOT_IN_NAMES = re.compile(r"[^\w\-. :/]", re.ASCII)
+_GROUP, _IS_GROUP = "hftrain.group", "hftrain.is_group"
 
 
 class MlflowRun(Tracker):
@@ -31,25 +38,42 @@ class MlflowRun(Tracker):
     _is_ours = True
     _keeps_checkpoints = False
 
+    def __init__(self) -> None:
+        # MLflow keeps the active run by thread, and this is the one that trains.
+        mlflow = sys.modules.get("mlflow")
+        active = mlflow.active_run() if mlflow is not None else None
+        self._active_id: str | None = None if active is None else active.info.run_id
+
+    def load(self) -> None:
+        """Import MLflow, and have a store that is a file make its tables: seconds, and nobody is asked."""
+        import mlflow
+
+        if mlflow.get_tracking_uri().startswith(("sqlite:", "file:")):
+            mlflow.MlflowClient().search_experiments(max_results=1)
+
     def start(self, run: Run) -> str | None:
         """Find or make the run, and log parameters and tags.
 
         Raises:
-            ConnectionError: the server cannot be reached.
+            ConnectionError: the server or the store does not answer, or refuses.
             ValueError: an environment variable cannot be read.
         """
-        # One request takes minutes to fail by default; the thread that waits here is given seconds.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         import mlflow
 
-        tags = _tags()
-        self._keeps_checkpoints = _is_true("HF_MLFLOW_LOG_ARTIFACTS")
-        self._client = mlflow.MlflowClient()
-        self._run_id = self._find_or_make(run, mlflow)
-        if run.remote_id is None:
-            self._log_params(run)
-        for name, value in {**tags, "hftrain.run_id": run.run_id}.items():
-            self._client.set_tag(self._run_id, name, value)
+        tags, most = _tags(), _count("MLFLOW_MAX_LOG_PARAMS")
+        self._keeps_checkpoints = is_true("HF_MLFLOW_LOG_ARTIFACTS")
+        with _short_timeouts():
+            try:
+                self._client = mlflow.MlflowClient()
+                self._run_id = self._find_or_make(run, mlflow)
+                self._log_params(run, most=most)
+                for name, value in {**tags, "hftrain.run_id": run.run_id}.items():
+                    self._client.set_tag(self._run_id, name, value)
+            except Exception as error:
+                raise ConnectionError(
+                    f"{URI}={mlflow.get_tracking_uri()!r} cannot be used ({error}); start its server, or set {URI} to "
+                    "the address of one, or to a file such as sqlite:///mlflow.db"
+                ) from error
         return self._run_id
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -57,25 +81,32 @@ class MlflowRun(Tracker):
         from mlflow.entities import Metric
 
         now = round(time.time() * 1000)
-        self._client.log_batch(
-            self._run_id, metrics=[Metric(name, float(value), now, step) for name, value in metrics.items()]
-        )
+        points = [Metric(self._name(name), float(value), now, step) for name, value in metrics.items()]
+        self._client.log_batch(self._run_id, metrics=points)
 
     def log_media(self, media: Media) -> None:
-        """Keep the file, in a folder of its kind."""
-        folder = f"media/{media.name}"
-        _, ending = os.path.splitext(media.path)
-        self._client.log_artifact(self._run_id, media.path, folder)
-        logger.debug("%s at step %d is %s%s", media.name, media.step, folder, ending)
+        """Keep the file; a picture as an image that the page shows by its step."""
+        if media.kind == "image" and hasattr(self._client, "log_image"):
+            import numpy as np
+            from PIL import Image
+
+            with Image.open(media.path) as image:
+                pixels = np.asarray(image.convert("RGBA"))
+            key = self._name(media.name).replace(":", "_")
+            self._client.log_image(self._run_id, pixels, key=key, step=media.step, synchronous=True)
+        else:
+            self._client.log_artifact(self._run_id, media.path, f"media/{self._name(media.name)}")
 
     def log_artifact(self, artifact: Artifact) -> None:
         """Keep a folder or a file; a checkpoint only if HF_MLFLOW_LOG_ARTIFACTS asks for it."""
         if artifact.is_checkpoint and not self._keeps_checkpoints:
             return
-        if os.path.isdir(artifact.path):
-            self._client.log_artifacts(self._run_id, artifact.path, artifact.name)
+        if "://" in artifact.path:  # it is kept already, elsewhere
+            self._client.set_tag(self._run_id, f"artifact.{self._name(artifact.name)}", artifact.path)
+        elif os.path.isdir(artifact.path):
+            self._client.log_artifacts(self._run_id, artifact.path, self._name(artifact.name))
         else:
-            self._client.log_artifact(self._run_id, artifact.path, artifact.name)
+            self._client.log_artifact(self._run_id, artifact.path, self._name(artifact.name))
 
     def finish(self, status: Status, error: str | None) -> None:
         """Say how the run ended, unless somebody else began it."""
@@ -90,55 +121,97 @@ class MlflowRun(Tracker):
 
     def _find_or_make(self, run: Run, mlflow: Any) -> str:
         named = run.remote_id or os.environ.get("MLFLOW_RUN_ID")
+        is_nested = is_true("MLFLOW_NESTED_RUN")
+        if self._active_id is not None and named in (None, self._active_id) and not is_nested:
+            self._is_ours = False
+            return self._active_id
         if named:
             self._client.update_run(named, status="RUNNING")
             return str(named)
-        active = mlflow.active_run()
-        if active is not None and not _is_true("MLFLOW_NESTED_RUN"):
-            self._is_ours = False
-            return str(active.info.run_id)
-        tags = {} if active is None else {"mlflow.parentRunId": active.info.run_id}
-        made = self._client.create_run(self._experiment_id(mlflow), run_name=run.trial or run.name, tags=tags)
+        experiment_id = self._experiment_id(mlflow)
+        parent = self._active_id if run.group is None else self._group_run(experiment_id, run.group)
+        tags = {} if run.group is None else {_GROUP: run.group}
+        if parent is not None:
+            tags["mlflow.parentRunId"] = parent
+        made = self._client.create_run(experiment_id, run_name=run.trial or run.name, tags=tags)
+        return str(made.info.run_id)
+
+    def _group_run(self, experiment_id: str, group: str) -> str:
+        """Return the run under which the trials of a search stand; the first trial makes it."""
+        if self._active_id is not None:
+            return self._active_id
+        quoted = group.replace("'", "\\'")
+        found = self._client.search_runs(
+            [experiment_id], f"tags.`{_GROUP}` = '{quoted}' and tags.`{_IS_GROUP}` = 'true'", max_results=1
+        )
+        if found:
+            return str(found[0].info.run_id)
+        made = self._client.create_run(experiment_id, run_name=group, tags={_GROUP: group, _IS_GROUP: "true"})
+        self._client.set_terminated(made.info.run_id, "FINISHED")  # nobody knows which trial is the last
         return str(made.info.run_id)
 
     def _experiment_id(self, mlflow: Any) -> str:
         if os.environ.get("MLFLOW_EXPERIMENT_ID"):
             return os.environ["MLFLOW_EXPERIMENT_ID"]
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME")
-        if name is None:
+        if not name:
             return str(mlflow.tracking.fluent._get_experiment_id())  # what the user set, or the default one
         found = self._client.get_experiment_by_name(name)
         return str(found.experiment_id) if found is not None else str(self._client.create_experiment(name))
 
-    def _log_params(self, run: Run) -> None:
+    def _log_params(self, run: Run, *, most: int | None) -> None:
+        """Log what the run has not yet: MLflow refuses to change a parameter."""
         from mlflow.entities import Param
         from mlflow.utils.validation import MAX_PARAM_VAL_LENGTH
 
+        known = self._client.get_run(self._run_id).data.params
         values: dict[str, Any] = {**run.model, **run.arguments, **run.trial_params}
-        if _is_true("MLFLOW_FLATTEN_PARAMS"):
+        if is_true("MLFLOW_FLATTEN_PARAMS"):
             values = flat(values)
-        params, left_out = [], []
-        for name, value in values.items():
-            text = str(value)
-            if len(text) > MAX_PARAM_VAL_LENGTH:
-                left_out.append(name)
-            else:
-                params.append(Param(name, text))
-        most = _count("MLFLOW_MAX_LOG_PARAMS")
-        if left_out:
+        texts = {self._name(name): str(value) for name, value in list(values.items())[:most]}
+        too_long = [name for name, text in texts.items() if len(text) > MAX_PARAM_VAL_LENGTH]
+        if too_long:
             logger.warning(
                 "MLflow takes parameters of %d characters; these are longer, and are in parameters.json only: %s.",
                 MAX_PARAM_VAL_LENGTH,
-                ", ".join(left_out),
+                ", ".join(too_long[:10]),
             )
-        params = params if most is None else params[:most]
+        params = [Param(name, text) for name, text in texts.items() if name not in {*known, *too_long}]
         for begin in range(0, len(params), _BATCH):
             self._client.log_batch(self._run_id, params=params[begin : begin + _BATCH])
-        self._client.log_dict(self._run_id, {"arguments": run.arguments, "model": run.model}, "parameters.json")
+        if run.remote_id is None:
+            facts = {"arguments": run.arguments, "model": run.model, "environment": run.environment}
+            self._client.log_dict(self._run_id, facts, "parameters.json")
+
+    def _name(self, name: str) -> str:
+        """Return a name that MLflow takes: letters, digits and ``_-. :/``, and a path that stays inside."""
+        clean = _NOT_IN_NAMES.sub("_", name)
+        if clean != name:
+            self._warn_once(name, f"{name!r} is told as {clean!r}, since MLflow takes letters, digits and _-. :/")
+        return "/".join(part for part in clean.split("/") if part.strip(". "))[:250] or "_"
 
 
-def _is_true(name: str) -> bool:
+def is_true(name: str) -> bool:
+    """Whether an environment variable says yes."""
     return os.environ.get(name, "").lower() in _TRUE
+
+
+@contextmanager
+def _short_timeouts() -> Iterator[None]:
+    """Have requests fail in seconds, unless the user says otherwise.
+
+    Only while the run has not begun: other threads read the environment too. What stays is that a request is tried
+    twice, rather than for four minutes; the tracker's thread tries again by itself.
+    """
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    if _TIMEOUT in os.environ:
+        yield
+        return
+    os.environ[_TIMEOUT] = "6"
+    try:
+        yield
+    finally:
+        os.environ.pop(_TIMEOUT, None)
 
 
 def _count(name: str) -> int | None:

@@ -9,13 +9,33 @@ def read(folder: str) -> dict[str, Any]:
     from mlflow import MlflowClient
 
     client = MlflowClient()
-    runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
-    (run,) = runs
-    points = {point.step: point.value for point in client.get_metric_history(run.info.run_id, "loss")}
+    found = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    runs = sorted(found, key=lambda run: run.info.start_time)
+    trained = [run for run in runs if "hftrain.is_group" not in run.data.tags]
+    points: dict[int, float] = {}
+    params: dict[str, Any] = {}
+    artifacts: list[str] = []
+    media: list[str] = []
+    for run in trained:
+        run_id = run.info.run_id
+        points |= {point.step: point.value for point in client.get_metric_history(run_id, "loss")}
+        params |= run.data.params
+        artifacts += [entry.path for entry in client.list_artifacts(run_id) if entry.path not in ("images", "media")]
+        media += [entry.path.removeprefix("media/") for entry in client.list_artifacts(run_id, "media")]
+        images = (entry.path.removeprefix("images/") for entry in client.list_artifacts(run_id, "images"))
+        media += [name.partition("%")[0] for name in images if name.endswith(".png")]
+    names = {run.info.run_id: run.info.run_name for run in runs}
+    parents = [run.data.tags.get("mlflow.parentRunId") for run in trained]
     return {
         "points": [[step, points[step]] for step in sorted(points)],
-        "params": run.data.params,
-        "status": run.info.status,
-        "artifacts": sorted(entry.path for entry in client.list_artifacts(run.info.run_id)),
-        "runs": len(runs),
+        "params": params,
+        "metrics": {name: value for run in trained for name, value in run.data.metrics.items()},
+        "status": trained[-1].info.status,
+        "artifacts": sorted(artifacts),
+        "media": sorted(media),
+        "runs": len(trained),
+        "names": [run.info.run_name for run in trained],
+        "tags": {name: value for run in trained for name, value in run.data.tags.items()},
+        "ends": [[run.info.status, run.data.tags.get("error")] for run in trained],
+        "groups": [names[parent] for parent in parents if parent is not None],
     }
