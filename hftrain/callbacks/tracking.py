@@ -98,7 +98,8 @@ class Tracking(TrainerCallback):
         remote_ids = read_remote_ids(run.folder)
         if run.resumed_step is not None:
             self._append("resume", step=run.resumed_step)
-        data = {"name": run.name, "arguments": run.arguments, "model": run.model, "output_dir": run.output_dir}
+        data: dict[str, Any] = {"name": run.name, "arguments": run.arguments, "model": run.model}
+        data["output_dir"] = run.output_dir
         data |= {"logging_dir": run.logging_dir, "group": run.group, "trial": run.trial, "params": run.trial_params}
         data |= {"environment": run.environment, "max_steps": run.max_steps}
         self._append("start", step=run.resumed_step or 0, data=data)

@@ -28,16 +28,41 @@ def find_run(path: str) -> str:
     """
     if os.path.isfile(os.path.join(path, EVENTS)):
         return path
-    below = os.path.join(path, RUNS)
-    names = os.listdir(below) if os.path.isdir(below) else []
-    spools = [os.path.join(below, name, EVENTS) for name in names]
-    found = [spool for spool in spools if os.path.isfile(spool)]
+    found = runs_of(path)
     if not found:
         raise ConfigurationError(
             f"{path} is no run, and holds none: there is no {EVENTS} in it or in {RUNS}/. Give an output_dir whose run "
             "reported to a tracker, or one of its folders in runs/."
         )
-    return os.path.dirname(max(found, key=os.path.getmtime))
+    return found[-1]
+
+
+def runs_of(output_dir: str) -> list[str]:
+    """Return the folders of the runs of an output_dir, or of the URL of one run, the one written last at the end."""
+    url = output_dir.rstrip("/") if "://" in output_dir else None
+    if url is not None and os.path.basename(os.path.dirname(url)) == RUNS:
+        names = [os.path.basename(url)]
+        url = os.path.dirname(os.path.dirname(url))
+    else:
+        below = os.path.join(local_folder(output_dir), RUNS)
+        names = os.listdir(below) if os.path.isdir(below) else []
+    spools = [os.path.join(local_folder(output_dir), RUNS, name, EVENTS) for name in names]
+    found = [spool for spool in spools if os.path.isfile(spool) and (url is None or _output_dir_of(spool) == url)]
+    return [os.path.dirname(spool) for spool in sorted(found, key=os.path.getmtime)]
+
+
+def local_folder(output_dir: str) -> str:
+    """Return the folder, on a local disk, whose ``runs`` holds the records: one of the user's cache for a URL."""
+    if "://" not in output_dir:
+        return output_dir
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return os.path.join(cache, "hftrain")
+
+
+def _output_dir_of(spool: str) -> str:
+    starts = (event for event in read_events(spool) if event.type == "start")
+    start = next(starts, None)
+    return "" if start is None else str(start.data.get("output_dir")).rstrip("/")
 
 
 def read_remote_ids(folder: str) -> dict[str, str]:
@@ -81,6 +106,7 @@ def described_run(folder: str) -> Run:
         arguments=data.get("arguments") or {},
         model=data.get("model") or {},
         environment=data.get("environment") or {},
+        max_steps=data.get("max_steps") or 0,
         trial=data.get("trial"),
         trial_params=data.get("params") or {},
         group=data.get("group"),

@@ -127,6 +127,29 @@ def read_events(path: str, *, after: int = 0) -> Iterator[Event]:
             yield event
 
 
+class SpoolTail:
+    """Reads a run's events while they are written: each line is read once.
+
+    Args:
+        path: of the spool.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._place = 0
+
+    def read(self) -> Iterator[Event]:
+        """Yield the events that are new since the last call, void ones included.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        for event, end in _lines(self._path, begin=self._place):
+            self._place = end
+            if event is not None:
+                yield event
+
+
 def valid_events(events: Iterable[Event]) -> list[Event]:
     """Return the events without those that a resume made void: of steps trained again, and of the end before it."""
     kept: list[Event] = []
@@ -141,10 +164,11 @@ def _stays(event: Event, resumed_step: int) -> bool:
     return event.step <= resumed_step and event.type != "finish"
 
 
-def _lines(path: str) -> Iterator[tuple[Event | None, int]]:
-    """Yield each whole line as an event, None if it is none, with the place where it ends."""
-    end = 0
+def _lines(path: str, *, begin: int = 0) -> Iterator[tuple[Event | None, int]]:
+    """Yield each whole line from a place on as an event, None if it is none, with the place where it ends."""
+    end = begin
     with open(path, "rb") as file:
+        file.seek(begin)
         for line in file:
             if not line.endswith(b"\n"):
                 return

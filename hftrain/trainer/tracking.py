@@ -17,6 +17,7 @@ from hftrain.core.task import TaskModule
 from hftrain.core.timing import StepTimes
 from hftrain.errors import ConfigurationError, TrainingInterrupted
 from hftrain.plugin_api.registry import Kind, registry
+from hftrain.plugin_api.runs import local_folder
 from hftrain.plugin_api.tracker import Run, Status, Tracker
 from hftrain.plugin_api.worker import text_of
 from hftrain.trainer.environment import environment_of
@@ -104,9 +105,9 @@ def run_of(trainer: Trainer, *, resumed_step: int | None = None) -> Run:
     return Run(
         run_id=run_id,
         name=args.run_name,
-        folder=os.path.join(_local(output_dir), "runs", run_id),
+        folder=os.path.join(local_folder(output_dir), "runs", run_id),
         output_dir=output_dir,
-        logging_dir=args.logging_dir or os.path.join(_local(output_dir), "runs"),
+        logging_dir=args.logging_dir or os.path.join(local_folder(output_dir), "runs"),
         arguments=json.loads(args.to_json_string()),
         model=_configuration(trainer.model),
         environment=environment_of(args),
@@ -163,11 +164,3 @@ def _status_of(error: BaseException) -> Status:
     if type(error).__name__ == _PRUNED or type(error.__cause__).__name__ == _PRUNED:
         return "pruned"
     return "interrupted" if isinstance(error, (TrainingInterrupted, KeyboardInterrupt)) else "failed"
-
-
-def _local(output_dir: str) -> str:
-    """Return a folder on a local disk for the run's own files."""
-    if "://" not in output_dir:
-        return output_dir
-    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return os.path.join(cache, "hftrain")
