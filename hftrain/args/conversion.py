@@ -19,7 +19,6 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from hftrain.args.accelerator import KEYS, AcceleratorConfig
 from hftrain.args.fields import shown
-from hftrain.plugin_api.registry import Kind, usable_names
 from hftrain.types.choices import DebugOption, FSDPOption
 
 Converter = Callable[[Any], Any]
@@ -198,8 +197,12 @@ def _to_token(value: Any) -> str | None:
 
 
 def _to_trackers(value: Any) -> list[str]:
+    if isinstance(value, FoundTrackers):  # read again, as by dataclasses.replace: still nobody named them
+        return value
     names = to_list("all" if value in (None, "") else value)
     if "all" in names:
+        from hftrain.plugin_api.registry import Kind, usable_names  # 30 ms that report_to="none" need not pay
+
         return FoundTrackers(usable_names(Kind.TRACKER))
     return [name for name in names if name != "none"]
 

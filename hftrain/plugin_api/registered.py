@@ -16,6 +16,8 @@ from importlib.metadata import Distribution, EntryPoint, distribution, distribut
 
 from packaging.utils import canonicalize_name
 
+from hftrain.plugin_api.requirements import plain_name
+
 logger = logging.getLogger(__name__)
 
 OWN_DISTRIBUTION = "hftrain"
@@ -50,7 +52,12 @@ _KINDS = {group: kind for kind, group in _GROUPS.items()}
 
 @dataclass(frozen=True, kw_only=True)
 class Registered:
-    """A plugin as its distribution registered it; nothing of it is imported."""
+    """A plugin as its distribution registered it; nothing of it is imported.
+
+    Attributes:
+        extras: of its distribution.
+        requires: what its distribution needs, extras included, in the form of PEP 508.
+    """
 
     kind: Kind
     name: str
@@ -58,6 +65,8 @@ class Registered:
     version: str
     entry_point: EntryPoint = field(repr=False)
     is_disabled: bool = False
+    extras: tuple[str, ...] = ()
+    requires: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def full_name(self) -> str:
@@ -65,15 +74,9 @@ class Registered:
         return f"{self.distribution}:{self.name}"
 
     @property
-    def extras(self) -> list[str]:
-        """The extras of its distribution."""
-        found = self.entry_point.dist
-        return (found.metadata.get_all("Provides-Extra") or []) if found else []
-
-    @property
     def extra_of_its_name(self) -> str | None:
         """The extra that is called as the plugin is, separators apart; None if there is none."""
-        return next((extra for extra in self.extras if _plain(extra) == _plain(self.name)), None)
+        return next((extra for extra in self.extras if plain_name(extra) == plain_name(self.name)), None)
 
     def has_extra(self, extra: str) -> bool:
         """Whether its distribution has an extra of that name, in any of the spellings that pip takes."""
@@ -104,27 +107,27 @@ def installed_plugins() -> list[Registered]:
 
 
 def _plugins_of(found: Distribution, allowed: frozenset[str] | None) -> list[Registered]:
-    name = found.metadata["Name"]
+    metadata = found.metadata  # parsed anew each time it is asked for: 2 ms with a long description
+    name = metadata["Name"]
     if str(distribution(name).locate_file("")) != str(found.locate_file("")):
         return []  # another one of that name comes before it on sys.path
     own = canonicalize_name(name)
+    requires = tuple(found.requires or ())
     plugins = [
         Registered(
             kind=_KINDS[entry.group],
             name=entry.name,
             distribution=name,
-            version=found.version or "?",
+            version=metadata["Version"] or "?",
             entry_point=entry,
             is_disabled=allowed is not None and own != OWN_DISTRIBUTION and own not in allowed,
+            extras=tuple(metadata.get_all("Provides-Extra") or ()),
+            requires=requires,
         )
         for entry in found.entry_points
         if entry.group in _KINDS
     ]
     return list({(one.kind, one.name, one.entry_point.value): one for one in plugins}.values())
-
-
-def _plain(name: str) -> str:
-    return name.lower().replace("_", "").replace("-", "").replace(".", "")
 
 
 def _allowed_distributions() -> frozenset[str] | None:

@@ -57,6 +57,7 @@ class Registry:
 
     def __init__(self) -> None:
         self._all = installed_plugins()
+        self._usable: dict[Kind, tuple[str, ...]] = {}
 
     def all(self, kind: Kind | None = None) -> tuple[Registered, ...]:
         """Return what is registered, disabled ones included, by kind and name."""
@@ -65,6 +66,13 @@ class Registry:
     def names(self, kind: Kind) -> tuple[str, ...]:
         """Return the names that can be used, sorted."""
         return tuple(sorted({one.name for one in self.all(kind) if not one.is_disabled}))
+
+    def usable_names(self, kind: Kind) -> tuple[str, ...]:
+        """Return those whose requirements are installed, as far as metadata tells; asked once. Imports nothing."""
+        if kind not in self._usable:
+            ready = (one.registered.name for one in self.reports(kind) if one.status is Status.READY)
+            self._usable[kind] = tuple(ready)
+        return self._usable[kind]
 
     def find(self, kind: Kind, name: str) -> Registered:
         """Return the plugin that a user named, as ``name`` or ``dist:name``. Imports nothing.
@@ -157,9 +165,9 @@ def registry() -> Registry:
     return Registry()
 
 
-def usable_names(kind: Kind) -> list[str]:
+def usable_names(kind: Kind) -> tuple[str, ...]:
     """Return the plugins whose requirements are installed, as far as metadata tells; nothing is imported."""
-    return [one.registered.name for one in registry().reports(kind) if one.status is Status.READY]
+    return registry().usable_names(kind)
 
 
 def load_class(registered: Registered) -> type[Any]:

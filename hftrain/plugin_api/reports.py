@@ -63,9 +63,9 @@ class Report:
 def from_metadata(registered: Registered) -> Report:
     """Tell what the extra of the plugin's name lacks: its requirements, as `hftrain`'s own plugins declare them."""
     extra = registered.extra_of_its_name
-    if extra is None or registered.entry_point.dist is None:
+    if extra is None:
         return Report(registered=registered, status=Status.READY, detail="not loaded; --check loads it")
-    return from_requirements(registered, extra=extra, requires=requirements_of(registered.entry_point.dist, extra))
+    return from_requirements(registered, extra=extra, requires=requirements_of(registered.requires, extra))
 
 
 def from_requirements(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError, distribution
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
@@ -72,14 +72,21 @@ def _lacks_of(requirement: Requirement, *, seen: set[tuple[str, str]]) -> Iterat
         if key in seen:
             continue
         seen.add(key)
-        for text in requirements_of(found, extra):
+        for text in requirements_of(found.requires or (), extra):
             yield from _lacks_of(Requirement(text), seen=seen)
 
 
-def requirements_of(found: Distribution, extra: str) -> tuple[str, ...]:
-    """Return what an extra of an installed distribution needs here, beside what the distribution needs anyway."""
+def requirements_of(requires: Iterable[str], extra: str) -> tuple[str, ...]:
+    """Return what an extra of a distribution needs here, beside what the distribution needs anyway.
+
+    Args:
+        requires: all that its metadata says it needs.
+        extra: as the metadata spells it.
+    """
     needed = []
-    for text in found.requires or ():
+    for text in requires:
+        if plain_name(extra) not in plain_name(text):
+            continue  # 0.1 ms to parse each, and a distribution may have a hundred
         requirement = Requirement(text)
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             continue  # not of the extra: pip saw to it when it installed the package
@@ -87,6 +94,11 @@ def requirements_of(found: Distribution, extra: str) -> tuple[str, ...]:
             requirement.marker = None
             needed.append(str(requirement))
     return tuple(needed)
+
+
+def plain_name(name: str) -> str:
+    """Return a name without what its spellings differ in: ``Azure_ML``, ``azure-ml`` and ``azureml`` are one."""
+    return name.lower().replace("_", "").replace("-", "").replace(".", "")
 
 
 def _is_met(requirement: Requirement, version: str | None) -> bool:

@@ -8,6 +8,7 @@ import os
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from hftrain.args.conversion import FoundTrackers
@@ -15,7 +16,7 @@ from hftrain.args.fields import is_secret
 from hftrain.callbacks.tracking import Tracking, TrackingSettings
 from hftrain.core.task import TaskModule
 from hftrain.core.timing import StepTimes
-from hftrain.errors import ConfigurationError, TrainingInterrupted
+from hftrain.errors import ConfigurationError, PluginUnavailableError, TrainingInterrupted
 from hftrain.plugin_api.registry import Kind, registry
 from hftrain.plugin_api.runs import local_folder
 from hftrain.plugin_api.tracker import Run, Status, Tracker
@@ -41,8 +42,12 @@ def tracking_for(trainer: Trainer) -> Tracking | None:
     args = trainer.args
     is_by_default = isinstance(args.report_to, FoundTrackers)
     names = list(args.report_to or [])
-    classes = _that_can_start(names) if is_by_default else {name: _class_of(name) for name in names}
-    if not classes or not trainer.is_world_process_zero():
+    is_reporting = trainer.is_world_process_zero()
+    if is_by_default:
+        classes = _that_can_start(names) if is_reporting else {}
+    else:
+        classes = {name: _class_of(name) for name in names}  # on all ranks, so that all of them raise
+    if not classes or not is_reporting:
         return None
     itself = weakref.ref(trainer)
 
@@ -136,6 +141,8 @@ def _that_can_start(names: list[str]) -> dict[str, type[Tracker]]:
         try:
             found = _class_of(name)
             reason = found().unavailable_because()
+        except PluginUnavailableError:
+            continue  # its package is not there: nobody missed it
         except Exception as error:  # whatever a plugin does that nobody asked for, the run goes on
             reason = text_of(error)
         if reason is None:
@@ -143,13 +150,18 @@ def _that_can_start(names: list[str]) -> dict[str, type[Tracker]]:
         else:
             reasons[name] = reason
     if reasons:
-        logger.warning(
-            "report_to='all' (the default) reports to %s, and not to %s. Set report_to to the trackers you want, or to "
-            "'none'.",
-            ", ".join(classes) or "none",
-            ", ".join(f"{name} ({reason})" for name, reason in reasons.items()),
+        listed = ", ".join(f"{name} ({reason})" for name, reason in reasons.items())
+        _warn_once(
+            f"report_to='all' (the default) reports to {', '.join(classes) or 'none'}, and not to {listed}. Set "
+            "report_to to the trackers you want, or to 'none'."
         )
     return classes
+
+
+@cache
+def _warn_once(text: str) -> None:
+    """Warn, but not of the same thing with each Trainer of the process."""
+    logger.warning(text)
 
 
 def _configuration(model: Any) -> dict[str, Any]:

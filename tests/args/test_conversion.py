@@ -142,5 +142,7 @@ def test_all_means_the_installed_trackers_and_says_that_nobody_named_them(
         found = TrainingArguments("out", report_to=report_to).report_to
         assert "notes" in (found or [])
         assert isinstance(found, FoundTrackers)
+        again = dataclasses.replace(TrainingArguments("out", report_to=report_to), seed=1)
+        assert isinstance(again.report_to, FoundTrackers)
     assert type(TrainingArguments("out", report_to="notes").report_to) is list
     registry.cache_clear()
