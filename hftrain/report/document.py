@@ -36,11 +36,12 @@ def document_of(runs: Sequence[RunData], *, points: int, media_bytes: int) -> di
     arguments = _Shared([_settings(run.arguments) for run in runs])
     others = {part: _Shared([_settings(getattr(run, part)) for run in runs]) for part in ("model", "environment")}
     shown = [_shown(run, label, limit) for run, label in zip(runs, labels_of(runs), strict=True)]
+    num_showing = sum(bool(run.media) for run in runs)
     for place, (run, entry) in enumerate(zip(runs, shown, strict=True)):
         entry["arguments"] = arguments.own[place]
         entry |= {part: found.own[place] for part, found in others.items()}
         entry["params"] = _settings(run.params)
-        entry["media"] = shown_media(run.folder, run.media[-MAX_ROWS:], media_bytes // len(runs))
+        entry["media"] = shown_media(run.folder, run.media[-MAX_ROWS:], media_bytes // max(num_showing, 1))
     differing = dict.fromkeys(name for own in arguments.own for name in own if name not in _ALWAYS_DIFFERENT)
     return {
         "version": __version__,

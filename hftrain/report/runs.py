@@ -121,10 +121,13 @@ def read_run(path: str) -> RunData:
 
 
 def steps_per_second(run: RunData) -> Series:
-    """Return the optimizer steps made in each second between two rows: from the timing, else from the rows' times."""
+    """Return the optimizer steps made in each second of training between two rows.
+
+    Where the run has a timing, evaluating and saving are no part of the seconds; else they are those between the rows.
+    """
     if "steps" in run.timing:
         counts = run.timing["steps"]
-        spent = [run.timing[part].values for part in PARTS if part in run.timing]
+        spent = [run.timing[part].values for part in ("data", "compute", "log")]
         seconds = [sum(parts) for parts in zip(*spent, strict=True)]
         pairs = list(zip(counts.steps, counts.values, seconds, counts.times, strict=True))
     else:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hftrain.plugin_api.spool import Event, Spool, valid_events
 from hftrain.report.runs import PARTS, RunReader, read_run, steps_per_second
 
-TIMING = {"data": 1.0, "compute": 2.0, "log": 0.5, "eval": 0.25, "save": 0.25, "steps": 8}
+TIMING = {"data": 1.0, "compute": 2.5, "log": 0.5, "eval": 0.25, "save": 0.25, "steps": 8}
 
 
 def spool_at(tmp_path: Path) -> Spool:
@@ -124,7 +124,7 @@ def test_a_timing_that_lacks_a_part_is_passed_over(lacking: str) -> None:
     assert RunReader("a").feed([row(1, loss=1.0, timing=timing)]).data().timing == {}
 
 
-def test_throughput_comes_from_the_timing() -> None:
+def test_throughput_is_of_the_time_that_is_spent_on_steps() -> None:
     rates = steps_per_second(RunReader("a").feed([row(8, loss=1.0, timing=TIMING)]).data())
     assert (list(rates.steps), list(rates.values)) == ([8], [2.0])
 

@@ -40,12 +40,13 @@ class Chart {
     if (!this.isDirty) return;
     this.isDirty = false;
     const lines = this.lines();
-    const traces = lines.flatMap((line) => this.traces(line));
-    Plotly.react(this.plot, traces, this.layout(lines), {
+    const isCrowded = lines.length > 8;
+    const traces = lines.flatMap((line) => this.traces(line, isCrowded));
+    Plotly.react(this.plot, traces, this.layout(lines, isCrowded), {
       displaylogo: false,
       responsive: true,
       doubleClick: "reset",
-      modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d", "pan2d"],
+      modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]],
       toImageButtonOptions: { format: "png", filename: this.title.replace(/\W+/g, "_"), scale: 2 },
     });
     this.describe(lines);
@@ -62,7 +63,7 @@ class Chart {
     for (const chart of charts) if (chart !== this) chart.invalidate();
   }
 
-  traces(line) {
+  traces(line, isCrowded) {
     const { curve, name, color, dash } = line;
     const weight = this.options.isSmooth ? view.smoothing : 0;
     const values = smoothed(curve, weight);
@@ -73,9 +74,10 @@ class Chart {
     const main = {
       ...common, name: plain(name), y: values, customdata: curve.values, mode: isSparse ? "lines+markers" : "lines",
       line: { color, dash, width }, marker: { color, size: curve.steps.length === 1 ? 9 : 5 },
-      hovertemplate: weight > 0 ? "%{y:.5g} (%{customdata:.5g} as told)" : "%{y:.5g}",
     };
-    if (this.options.unit) main.hovertemplate += ` ${this.options.unit}`;
+    const unit = this.options.unit ? ` ${this.options.unit}` : "";
+    const where = isCrowded ? "step %{x:,d}: " : "";
+    main.hovertemplate = `${where}%{y:.5~g}${unit}${weight > 0 ? " (%{customdata:.5~g} unsmoothed)" : ""}`;
     if (this.options.isStacked) Object.assign(main, { stackgroup: "all", fillcolor: color, line: { color, width: 0.5 }, mode: "lines" });
     const traces = [main];
     if (weight > 0 && values !== curve.values) {
@@ -99,10 +101,9 @@ class Chart {
     };
   }
 
-  layout(lines) {
+  layout(lines, isCrowded) {
     const grid = css("--grid"), quiet = css("--quiet");
     const axis = { gridcolor: grid, linecolor: css("--edge"), zeroline: false, automargin: true, tickfont: { color: quiet, size: 11 } };
-    const isCrowded = lines.length > 8;
     return {
       height: this.options.height || 270,
       margin: { l: 8, r: 14, t: 8, b: 8 },
@@ -114,7 +115,7 @@ class Chart {
       dragmode: "zoom",
       uirevision: "kept",
       xaxis: {
-        ...axis, title: { text: "step", font: { size: 11, color: quiet }, standoff: 6 }, hoverformat: ",d", tickformat: "~s", nticks: 8,
+        ...axis, title: { text: "step", font: { size: 11, color: quiet }, standoff: 6 }, hoverformat: ",d", spikecolor: quiet, spikethickness: 1, spikedash: "dot", unifiedhovertitle: { text: "step %{x:,d}" }, tickformat: "~s", nticks: 8,
         ...(view.range ? { range: view.range, autorange: false } : { autorange: true }), uirevision: JSON.stringify(view.range),
       },
       yaxis: {
@@ -192,8 +193,12 @@ function lossLines() {
   if (report.runs.length > 1 || !curves.eval_loss || !curves.loss) return metricLines("loss");
   return () => [
     lineOf(0, curves.loss, { name: "training" }),
-    lineOf(0, curves.eval_loss, { name: "evaluation", color: COLORS[theme()][1] }),
+    lineOf(0, curves.eval_loss, { name: "evaluation", ...style(1) }),
   ];
+}
+
+function legendOf(lines) {
+  return make("span", { class: "legend" }, ...lines.map((line) => make("span", {}, drawnLine(line), line.name)));
 }
 
 function noteOf(metric) {
@@ -205,7 +210,9 @@ function noteOf(metric) {
 function metricChart(metric) {
   const lines = metric === "loss" ? lossLines() : metricLines(metric);
   const unit = /_runtime$/.test(metric) ? "s" : "";
-  return new Chart(nameOf(metric), noteOf(metric), lines, { unit, isSmooth: metric !== "learning_rate" });
+  const chart = new Chart(nameOf(metric), noteOf(metric), lines, { unit, isSmooth: metric !== "learning_rate" });
+  if (report.runs.length === 1 && lines().length > 1) chart.heading.append(legendOf(lines()));
+  return chart;
 }
 
 function rateChart() {
@@ -218,7 +225,7 @@ function timingChart() {
   const timed = report.runs.map((_, place) => place).filter((place) => report.runs[place].timing);
   let chosen = timed[0];
   const chooser = make("select", { class: "small", "aria-label": "Run whose time per step is shown" });
-  for (const run of timed) chooser.append(make("option", { value: run }, shortened(report.runs[run].label, 40)));
+  for (const run of timed) chooser.append(make("option", { value: run }, middle(report.runs[run].label, 40)));
   const lines = () => PARTS.map((part) => {
     const { steps, ms } = report.runs[chosen].timing;
     const curve = { steps, values: ms[part], odd: [], numOdd: 0, last: null, min: null, max: null };

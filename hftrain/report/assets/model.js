@@ -119,8 +119,14 @@ const plural = (count, noun) => `${count.toLocaleString("en-US")} ${noun}${count
 
 const shortened = (text, limit) => (text.length <= limit ? text : `${text.slice(0, limit - 1)}…`);
 
+/* Names of many runs often begin alike: what is cut stands in the middle. */
+function middle(text, limit) {
+  const half = Math.floor((limit - 1) / 2);
+  return text.length <= limit ? text : `${text.slice(0, half).trimEnd()} … ${text.slice(-half).trimStart()}`;
+}
+
 /* plotly reads a little HTML in its labels: nothing of a run's words may be taken for that. */
-const plain = (text) => shortened(text, 60).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+const plain = (text) => middle(text, 60).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 
 function value(setting) {
   if (setting === null || setting === undefined) return "None";
@@ -149,8 +155,9 @@ function make(tag, attributes, ...children) {
   return element;
 }
 
-function swatch(run) {
-  const { color, dash } = style(run);
+const swatch = (run) => drawnLine(style(run));
+
+function drawnLine({ color, dash }) {
   const space = "http://www.w3.org/2000/svg";
   const picture = document.createElementNS(space, "svg");
   for (const [name, given] of Object.entries({ class: "swatch", viewBox: "0 0 26 8", "aria-hidden": "true" })) picture.setAttribute(name, given);

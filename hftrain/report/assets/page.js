@@ -15,7 +15,7 @@ function buildRuns() {
     const box = make("input", { type: "checkbox", checked: true, onchange: show });
     boxes.push(box);
     const only = make("button", { type: "button", class: "small only", "aria-label": `Show only ${run.label}`, onclick: () => { boxes.forEach((one) => { one.checked = one === box; }); show(); } }, "only");
-    const label = make("label", { title: run.label }, box, swatch(place), make("span", { class: "label" }, run.label));
+    const label = make("label", { title: run.label }, box, swatch(place), make("span", { class: "label" }, middle(run.label, 44)));
     return make("li", { onmouseenter: focus(place), onmouseleave: focus(null), onfocusin: focus(place), onfocusout: focus(null) }, label, only);
   });
   const tools = make("div", { class: "tools" }, make("button", { type: "button", class: "small", onclick: all(true) }, "all"), make("button", { type: "button", class: "small", onclick: all(false) }, "none"));
@@ -27,7 +27,7 @@ function buildRuns() {
 
 function buildChooser() {
   const chosen = document.getElementById("chosen");
-  report.runs.forEach((run, place) => chosen.append(make("option", { value: place }, run.label)));
+  report.runs.forEach((run, place) => chosen.append(make("option", { value: place }, middle(run.label, 60))));
   chosen.addEventListener("change", () => fillDetails(Number(chosen.value)));
   document.getElementById("chooser").hidden = report.runs.length === 1;
 }

@@ -36,16 +36,19 @@ function overviewOfOne(run) {
   return make("dl", { class: "tiles" }, ...tiles);
 }
 
-function errorBox(run) {
-  if (!run.error) return null;
-  const whose = report.runs.length > 1 ? `${run.label} ` : "";
-  return make("div", { class: "alert", role: "note" }, make("strong", {}, `${whose}${statusOf(run)}: `), make("span", { class: "code" }, run.error));
+/* What stopped the runs that did not finish; of several, a line that opens. */
+function errors() {
+  const failed = report.runs.filter((run) => run.error);
+  if (!failed.length) return [];
+  const lines = failed.map((run) => make("p", {}, make("strong", {}, report.runs.length > 1 ? `${run.label} ${statusOf(run)}: ` : `${statusOf(run)}: `), make("span", { class: "code" }, run.error)));
+  if (failed.length < 3) return lines.map((line) => make("div", { class: "alert", role: "note" }, line));
+  return [make("details", { class: "alert" }, make("summary", {}, `${plural(failed.length, "run")} ended with an error`), ...lines)];
 }
 
 /* A column is {title, of(run) -> what it is sorted by, show(run) -> text or element, isNumber, better: "min"|"max"}. */
 function columns() {
   const out = [
-    { title: "Run", of: (run) => run.label, show: (run) => make("span", { class: "run-name", title: run.label }, swatch(report.runs.indexOf(run)), run.label), isName: true },
+    { title: "Run", of: (run) => run.label, show: (run) => make("span", { class: "run-name", title: run.label }, swatch(report.runs.indexOf(run)), middle(run.label, 48)), isName: true },
     { title: "Status", of: statusOf, show: pill },
     { title: "Steps", of: (run) => run.step, isNumber: true },
     { title: "Time", of: secondsOf, show: (run) => duration(secondsOf(run)), isNumber: true },
@@ -91,7 +94,7 @@ function comparison() {
   }
   fill(report.runs);
   const table = make("table", { class: "comparison" }, make("caption", { class: "hidden" }, "The runs by their results and differing arguments"), make("thead", {}, make("tr", {}, ...heads)), body);
-  return make("div", { class: "card scroll", tabindex: "0", role: "region", "aria-label": "Comparison of the runs" }, table);
+  return make("div", { class: "card scroll many", tabindex: "0", role: "region", "aria-label": "Comparison of the runs" }, table);
 }
 
 function compare(one, other) {
@@ -102,7 +105,7 @@ function compare(one, other) {
 
 function buildOverview() {
   const place = document.getElementById("overview");
-  place.append(...report.runs.map(errorBox).filter(Boolean));
+  place.append(...errors());
   if (report.runs.length === 1) {
     place.append(overviewOfOne(report.runs[0]));
     return;
@@ -128,12 +131,13 @@ function timeSpent() {
       if (share(part) >= 8) piece.append(`${Math.round(share(part))} %`);
       return piece;
     });
-    const label = report.runs.length > 1 ? make("span", { class: "run-name", title: run.label }, swatch(place), run.label) : null;
+    const label = report.runs.length > 1 ? make("span", { class: "run-name", title: run.label }, swatch(place), middle(run.label, 40)) : null;
     return make("li", { "data-run": place }, label, make("span", { class: "pieces", role: "img", "aria-label": words }, ...pieces), make("span", { class: "number quiet" }, duration(all)));
   });
   return make("figure", { class: "card spent" },
     make("div", { class: "chart-head" }, make("figcaption", {}, make("span", { class: "chart-title" }, "Where the time went")), key),
-    make("ol", { class: report.runs.length > 1 ? "bars several" : "bars" }, ...rows));
+    make("div", { class: "scroll bounded", ...(timed.length > 8 ? { tabindex: "0", role: "region", "aria-label": "Where the time of each run went" } : {}) },
+      make("ol", { class: report.runs.length > 1 ? "bars several" : "bars" }, ...rows)));
 }
 
 /* ---- details of a run ---- */
