@@ -129,13 +129,21 @@ def replay(folder: str, name: str, tracker: Tracker, *, timeout_s: float) -> int
     last_seq = max((event.seq for event in read_events(spool)), default=0)
     run, remote_ids = described_run(folder), read_remote_ids(folder)
     delivery = Delivery(name, tracker, spool)
-    resumed_step = None
-    if delivery.cursor.seq:
-        told = [event.step for event in read_events(spool) if event.seq <= delivery.cursor.seq]
-        resumed_step = max(told, default=0)
+    resumed_step = _step_told(spool, delivery.cursor.seq) if delivery.cursor.seq else None
     delivery.launch(replace(run, remote_id=remote_ids.get(name), resumed_step=resumed_step), last_seq=last_seq)
     delivery.wait_for_start()
     delivery.close(timeout_s=timeout_s)
     if delivery.remote_id is not None:
         write_remote_ids(folder, run.run_id, {**remote_ids, name: delivery.remote_id})
     return delivery.num_left
+
+
+def _step_told(spool: str, seq: int) -> int:
+    """Return up to which step what was told holds: a resume that it was not told of may have made some of it void."""
+    steps, resumes = [0], []
+    for event in read_events(spool):
+        if event.seq <= seq:
+            steps.append(event.step)
+        elif event.type == "resume":
+            resumes.append(event.step)
+    return min([max(steps), *resumes])

@@ -82,6 +82,19 @@ def test_it_hears_only_what_it_missed(tmp_path: Path) -> None:
     assert notes.run.resumed_step == 2
 
 
+def test_what_a_resume_made_void_after_it_was_told_is_told_to_be_so(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "r")
+    Path(cursor_path(str(folder), "notes")).write_text("4\n")
+    spool = Spool(str(folder))
+    spool.append("resume", step=1)
+    spool.append("log", step=2, data={"loss": 1.0})
+    notes = Notes()
+    assert replay(str(folder), "notes", notes, timeout_s=30) == 0
+    assert notes.steps == [2]
+    assert notes.run is not None
+    assert notes.run.resumed_step == 1
+
+
 def test_a_second_replay_tells_nothing(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "r")
     replay(str(folder), "notes", Notes(), timeout_s=30)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hftrain.plugin_api.spool import Spool, read_events, valid_events
+from hftrain.plugin_api.spool import Spool, SpoolReader, read_events, valid_events
 
 
 def test_an_event_is_on_the_disk_when_append_returns(tmp_path: Path) -> None:
@@ -82,3 +82,47 @@ def test_a_full_disk_is_noted_and_leaves_whole_lines(tmp_path: Path, monkeypatch
     spool.append("log", step=2)
     assert spool.error is None
     assert [event.step for event in read_events(spool.path)] == [2]
+
+
+def test_a_folder_that_cannot_be_made_is_noted_and_stops_nobody(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    spool = Spool(str(tmp_path / "file" / "runs"))
+    assert spool.append("log", step=1).seq == 1
+    assert "Not a directory" in str(spool.error)
+    spool.close()
+
+
+def test_a_number_that_a_tracker_was_told_is_not_used_again(tmp_path: Path) -> None:
+    (tmp_path / "wandb.cursor").write_text("41\n")
+    assert Spool(str(tmp_path)).append("log", step=1).seq == 42
+
+
+def test_the_last_number_is_found_behind_many_lines_that_are_none(tmp_path: Path) -> None:
+    Spool(str(tmp_path)).append("log", step=1)
+    with open(tmp_path / "events.jsonl", "ab") as file:
+        file.write((b"x" * 999 + b"\n") * 700 + b"half a li")
+    spool = Spool(str(tmp_path))
+    assert spool.append("log", step=2).seq == 2
+    assert [event.step for event in read_events(spool.path)] == [1, 2]
+
+
+def test_pieces_go_on_where_the_last_one_ended(tmp_path: Path) -> None:
+    spool = Spool(str(tmp_path))
+    for step in range(5):
+        spool.append("log", step=step)
+    reader = SpoolReader(spool.path)
+    assert [[event.step for event in reader.read(3, after=1)] for _ in range(2)] == [[1, 2, 3], [4]]
+    spool.append("log", step=5)
+    assert [event.step for event in reader.read(3)] == [5]
+
+
+def test_pieces_leave_out_what_a_resume_made_void(tmp_path: Path) -> None:
+    spool = Spool(str(tmp_path))
+    for step in (1, 2, 3):
+        spool.append("log", step=step)
+    spool.append("finish", step=3)
+    spool.append("resume", step=1)
+    spool.append("log", step=2)
+    events = SpoolReader(spool.path).read(99)
+    assert events == valid_events(read_events(spool.path))
+    assert [(event.type, event.step) for event in events] == [("log", 1), ("resume", 1), ("log", 2)]

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import contextvars
+import errno
 import logging
+import os
 import sys
 import threading
 from collections.abc import Mapping
@@ -10,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from hftrain.plugin_api import worker
-from hftrain.plugin_api.spool import Spool
+from hftrain.plugin_api.spool import Spool, read_events
 from hftrain.plugin_api.tracker import Run, Tracker
-from hftrain.plugin_api.worker import Delivery, Patience, TrackerStartError
+from hftrain.plugin_api.worker import Delivery, Patience, TrackerStartError, is_outage
 
 RUN = Run(run_id="r")
 QUICK = Patience(first=0.001, most=0.002)
@@ -240,3 +242,103 @@ def test_a_disk_that_refuses_the_spool_does_not_hold_up_what_is_in_memory(kit: K
     assert kit.spool.error is not None
     assert kit.finish(delivery)
     assert kit.service.told == [1, 2]
+
+
+def test_new_rows_do_not_cut_a_pause_short(kit: Kit) -> None:
+    kit.service.away.set()
+    delivery = Delivery("fake", kit.service, kit.spool.path, patience=Patience(first=3600))
+    started(delivery)
+    kit.log(delivery, 1)
+    kit.service.tried.acquire()
+    kit.log(delivery, *range(2, 100))
+    assert not kit.service.tried.acquire(timeout=0.05)
+    kit.service.away.clear()
+    assert kit.finish(delivery)  # the end of the run does
+    assert kit.service.told == list(range(1, 100))
+
+
+def test_the_last_event_before_the_end_may_be_refused(kit: Kit) -> None:
+    kit.service.refuses = {2}
+    delivery = kit.delivery()
+    kit.log(delivery, 1, 2)
+    assert kit.finish(delivery)
+    assert (kit.service.told, kit.service.status) == ([1], ("finished", None))
+    assert delivery.num_refused == 1
+
+
+def test_numbers_that_the_disk_refused_are_not_used_again(kit: Kit) -> None:
+    delivery = kit.delivery()
+    kit.spool.close()
+    kit.log(delivery, 1, 2)
+    assert kit.finish(delivery)
+    kit.spool = Spool(kit.spool.folder)
+    again = kit.delivery()
+    kit.log(again, 3)
+    assert kit.finish(again)
+    assert kit.service.told == [1, 2, 3]
+
+
+def test_a_spool_that_is_gone_does_not_end_the_thread(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "_MAX_WAITING", 2)
+    kit.service.gate.clear()
+    delivery = kit.delivery()
+    kit.log(delivery, 1)
+    os.unlink(kit.spool.path)
+    kit.log(delivery, *range(2, 9))
+    kit.service.gate.set()
+    assert kit.finish(delivery)
+    assert kit.service.told[:2] == [1, 2]
+
+
+def test_a_forked_process_writes_and_hands_over_nothing(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    delivery = kit.delivery()
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    kit.log(delivery, 1)
+    monkeypatch.undo()
+    kit.log(delivery, 2)
+    assert kit.finish(delivery)
+    assert (kit.service.told, [event.step for event in read_events(kit.spool.path)]) == ([2], [2, 99])
+
+
+def test_what_a_start_says_itself_does_not_put_a_tracker_behind(kit: Kit) -> None:
+    kit.spool.append("start", step=0)
+    os.unlink(kit.spool.path)  # nothing could be read there
+    delivery = Delivery("fake", kit.service, kit.spool.path, patience=QUICK)
+    delivery.launch(RUN, last_seq=kit.spool.last_seq, num_own=1)
+    kit.log(delivery, 1)
+    assert kit.finish(delivery)
+    assert kit.service.told == [1]
+
+
+def test_no_message_shows_a_secret(kit: Kit, caplog: pytest.LogCaptureFixture) -> None:
+    class Tells(Service):
+        def log(self, metrics: Mapping[str, float], step: int) -> None:
+            raise ConnectionError("401 for key planted-key")
+
+    delivery = started(Delivery("tells", Tells(), kit.spool.path, patience=QUICK, secrets=("planted-key",)))
+    kit.log(delivery, 1)
+    assert not kit.finish(delivery, timeout_s=0.05)
+    assert "401 for key ***" in caplog.text
+    assert "planted-key" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "is_one"),
+    [
+        (ConnectionResetError(), True),
+        (TimeoutError(), True),
+        (OSError(errno.ENOSPC, "full"), True),
+        (FileNotFoundError("gone"), False),
+        (ValueError("no"), False),
+        (type("CommError", (Exception,), {})(), True),
+        (type("MaxRetryError", (Exception,), {})(), True),
+    ],
+)
+def test_an_outage_is_told_from_a_refusal_by_its_error(error: Exception, is_one: bool) -> None:
+    assert is_outage(error) is is_one
+
+
+def test_an_error_that_came_from_an_outage_is_one() -> None:
+    error = RuntimeError("it failed")
+    error.__context__ = ConnectionRefusedError()
+    assert is_outage(error)
