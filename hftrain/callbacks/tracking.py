@@ -74,6 +74,14 @@ class Tracking(TrainerCallback):
         """Whether a run is being reported."""
         return self._spool is not None
 
+    def watched(self) -> frozenset[str]:
+        """Return what trackers want histograms of: "gradients", "parameters"."""
+        return frozenset(kind for make in self._trackers.values() for kind in make().watches())
+
+    def takes_final_model(self) -> bool:
+        """Whether a tracker wants the model as training left it."""
+        return any(make().takes_final_model() for make in self._trackers.values())
+
     def folder(self) -> str:
         """Return the folder of the run that is being reported. One that has ended goes on, as for a row after it."""
         if self._spool is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, cast
 
@@ -15,6 +15,10 @@ logger = logging.getLogger(__name__)
 
 Status = Literal["finished", "failed", "interrupted", "pruned"]
 MediaKind = Literal["image", "histogram", "text"]
+GRADIENTS, PARAMETERS = "gradients", "parameters"
+"""What a tracker may ask to watch; the values stand before the slash in ``gradients/<parameter>``."""
+HISTOGRAMS = "histograms"
+"""The kind of a media event that holds one histogram for each parameter, for the trackers that watch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +78,7 @@ class Artifact:
 
     Attributes:
         is_checkpoint: whether it is a committed checkpoint of the run.
+        is_final_model: whether it is the model as training left it, for trackers that take it.
         metadata: numbers known at its step.
     """
 
@@ -81,6 +86,7 @@ class Artifact:
     path: str
     step: int
     is_checkpoint: bool = False
+    is_final_model: bool = False
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -127,6 +133,17 @@ class Tracker:
         """
         return None
 
+    def watches(self) -> Collection[str]:
+        """Say what `log_histograms` wants: "gradients", "parameters", both or nothing.
+
+        Asked of an instance that does not start, so of the user's settings alone.
+        """
+        return ()
+
+    def takes_final_model(self) -> bool:
+        """Whether `log_artifact` wants the model as training left it, which is saved for that. Asked as `watches`."""
+        return False
+
     def load(self) -> None:
         """Import what `start` needs, and make local files ready; ask no service. The time limit of `start` begins then.
 
@@ -146,6 +163,9 @@ class Tracker:
 
     def log_media(self, media: Media) -> None:
         """Tell something to look at."""
+
+    def log_histograms(self, kind: str, histograms: Mapping[str, tuple[Any, Any]], step: int) -> None:
+        """Tell how gradients or parameters, as ``kind`` says, are distributed: counts and edges by parameter."""
 
     def log_artifact(self, artifact: Artifact) -> None:
         """Keep a folder or a file with the run. It may be gone when this is called late."""
@@ -179,16 +199,24 @@ class Tracker:
 
     def _log_media(self, event: Event) -> None:
         data = event.data
+        if data["kind"] == HISTOGRAMS:
+            if data["name"] in self.watches():
+                self.log_histograms(data["name"], _histograms(data["path"]), event.step)
+            return
         self.log_media(Media(name=data["name"], kind=data["kind"], path=data["path"], step=event.step))
 
     def _log_artifact(self, event: Event) -> None:
         data = event.data
+        is_final_model = bool(data.get("is_final_model"))
+        if is_final_model and not self.takes_final_model():
+            return
         self.log_artifact(
             Artifact(
                 name=data["name"],
                 path=data["path"],
                 step=event.step,
                 is_checkpoint=event.type == "checkpoint",
+                is_final_model=is_final_model,
                 metadata=data.get("metadata", {}),
             )
         )
@@ -209,6 +237,14 @@ def metric_name(name: str) -> str:
         if name.startswith(f"{stage}_"):
             return f"{stage}/{name[len(stage) + 1 :]}"
     return f"train/{name}"
+
+
+def _histograms(path: str) -> dict[str, tuple[Any, Any]]:
+    import numpy as np
+
+    with np.load(path) as found:
+        names, counts, edges = found["names"].tolist(), found["counts"], found["edges"]
+    return {name: (counts[place], edges[place]) for place, name in enumerate(names)}
 
 
 _CALLS: dict[str, Callable[[Tracker, Event], None]] = {

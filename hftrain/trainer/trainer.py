@@ -43,6 +43,7 @@ from hftrain.trainer.run_length import InitialValues, initial_values
 from hftrain.trainer.settings import loop_settings
 from hftrain.trainer.stepping import check_task_arguments, check_task_overrides
 from hftrain.trainer.tracking import tracking_for
+from hftrain.trainer.watching import watching_for
 from hftrain.types.choices import DebugOption
 from hftrain.types.control import TrainerControl
 from hftrain.types.outputs import TrainOutput
@@ -181,7 +182,7 @@ class Trainer(LaterMethods):
         self.state.is_local_process_zero = self.is_local_process_zero()
         self.state.is_world_process_zero = self.is_world_process_zero()
         self._tracking = tracking_for(self)
-        tracking = [] if self._tracking is None else [self._tracking]
+        tracking = [] if self._tracking is None else [self._tracking, *watching_for(self._tracking)]
         tpu = [TpuMetricsCallback()] if DebugOption.TPU_METRICS_DEBUG in self.args.debug else []
         self.callback_handler = CallbackHandler(
             [DefaultFlowCallback(), *tracking, *callbacks, *tpu],
