@@ -7,8 +7,21 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from hftrain.plugin_api.tracker import Artifact, Media, Run, Status, Tracker
+from hftrain_integrations._reachable import check_reachable
+from hftrain_integrations._told_again import events_before
 
 _TRUE = ("1", "true", "yes", "on")
+_FRAMEWORKS: tuple[str, ...] = (
+    "hydra",
+    "scikit",
+    "joblib",
+    "matplotlib",
+    "tensorflow",
+    "tensorboard",
+    "tfdefines",
+    "pytorch",
+)
+_FRAMEWORKS += ("megengine", "xgboost", "catboost", "fastai", "lightgbm", "gradio")
 
 
 class ClearmlTracker(Tracker):
@@ -20,7 +33,8 @@ class ClearmlTracker(Tracker):
         CLEARML_OFFLINE_MODE, CLEARML_API_ACCESS_KEY, CLEARML_API_SECRET_KEY, CLEARML_API_HOST and CLEARML_CONFIG_FILE:
             as the client reads them.
 
-    A resumed run goes on in the same task, online; offline it is a new archive.
+    A resumed run goes on in the same task, online; offline it is a new session, which has the rows of a killed process
+    too. Offline, the source's repository and packages are not looked up.
     """
 
     api: ClassVar[int] = 1
@@ -40,28 +54,25 @@ class ClearmlTracker(Tracker):
 
         Raises:
             PermissionError: there are no credentials; nothing is asked for.
+            ConnectionError: the server cannot be reached.
         """
         from clearml import Task
 
-        if not _is_offline() and not _has_credentials():
-            raise PermissionError(f"no credentials: {_HINT}")
+        is_offline = _is_offline()
+        if not is_offline:
+            _check_server()
         self._keeps_checkpoints = os.environ.get("CLEARML_LOG_MODEL", "").lower() in _TRUE
         current = Task.current_task()
         self._is_ours = current is None
-        self._task = current or Task.init(
-            project_name=os.environ.get("CLEARML_PROJECT", "HuggingFace Transformers"),
-            task_name=run.trial or os.environ.get("CLEARML_TASK") or run.name or "Trainer",
-            continue_last_task=run.remote_id if run.remote_id is not None and not _is_offline() else False,
-            auto_connect_frameworks=False,
-            auto_connect_arg_parser=False,
-            auto_connect_streams=False,
-            auto_resource_monitoring=False,
-        )
+        self._task = current or _begin(Task, run, is_offline=is_offline)
         self._task.connect(dict(run.arguments), name="Args")
         if run.model:
             self._task.set_configuration_object(name="Model Configuration", config_dict=dict(run.model))
         if run.trial_params:
             self._task.connect(dict(run.trial_params), name="Trial")
+        if self._is_ours and is_offline and _was_killed(self._task, run.remote_id):
+            for event in events_before(run):
+                self.deliver(event, folder=run.folder)
         return str(self._task.id)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -109,6 +120,40 @@ class ClearmlTracker(Tracker):
 
 
 _HINT = "run `clearml-init`, set CLEARML_API_ACCESS_KEY and CLEARML_API_SECRET_KEY, or set CLEARML_OFFLINE_MODE=1"
+
+
+def _begin(task: Any, run: Run, *, is_offline: bool) -> Any:
+    # A forked reporter makes closing a task wait for 6 to 12 seconds; this runs in a thread of its own already.
+    task._report_subprocess_enabled = False
+    off = dict.fromkeys((*_FRAMEWORKS, "detect_repository"), False)
+    goes_on = run.remote_id is not None and not is_offline
+    return task.init(
+        project_name=os.environ.get("CLEARML_PROJECT", "HuggingFace Transformers"),
+        task_name=run.trial or os.environ.get("CLEARML_TASK") or run.name or "Trainer",
+        tags=None if run.group is None else [run.group],
+        reuse_last_task_id=run.remote_id if goes_on else False,
+        continue_last_task=0 if goes_on else False,  # True would add its last iteration to every step
+        auto_connect_frameworks=off if is_offline else False,
+        auto_connect_arg_parser=False,
+        auto_connect_streams=False,
+        auto_resource_monitoring=False,
+    )
+
+
+def _was_killed(task: Any, remote_id: str | None) -> bool:
+    """Whether the run's session before this one was never closed: it is a folder, and no archive."""
+    if remote_id is None:
+        return False
+    session = os.path.join(os.path.dirname(str(task.get_offline_mode_folder())), remote_id)
+    return not os.path.exists(f"{session}.zip")
+
+
+def _check_server() -> None:
+    from clearml.backend_api import Session
+
+    if not _has_credentials():
+        raise PermissionError(f"no credentials: {_HINT}")
+    check_reachable(Session.get_api_server_host(), "set CLEARML_API_HOST to your server, or CLEARML_OFFLINE_MODE=1")
 
 
 def _is_offline() -> bool:

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from hftrain.plugin_api.tracker import Artifact, Media, Run, Status, Tracker
+from hftrain_integrations._reachable import check_reachable
+from hftrain_integrations._told_again import events_before
 
 _START_MODES = ("get_or_create", "get", "create")
+_MODES = (*_START_MODES, "online", "offline", "disabled")
 _TRUE = ("1", "true", "yes", "on")
+_EMPTY_ARCHIVE_BYTES = 22  # a ZIP file without an entry
 
 
 class CometTracker(Tracker):
     """Logs to a Comet experiment: the one that is running, or one of its own.
 
     Environment:
-        COMET_MODE: "online", "offline" or "disabled".
-        COMET_START_MODE: "get_or_create" (default), "get" or "create".
+        COMET_MODE: "get_or_create", "get" or "create", as COMET_START_MODE; or "online", "offline" or "disabled".
+        COMET_START_ONLINE: "0" is offline.
+        COMET_START_MODE: "get_or_create" (default), "get" or "create"; COMET_EXPERIMENT_KEY says of which experiment.
         COMET_PROJECT_NAME, COMET_WORKSPACE, COMET_API_KEY, COMET_OFFLINE_DIRECTORY: as the client reads them.
         COMET_LOG_ASSETS: "1" keeps every checkpoint as assets.
 
-    A resumed run goes on in the same experiment; offline, it is another archive of the same experiment key. Steps that
-    are trained again have two points there, of which the later one is drawn.
+    A resumed run goes on in the same experiment; offline, it is another archive of the same experiment key, which has
+    the rows of a killed process too, since that leaves an empty one. Steps that are trained again have two points, of
+    which the later one is drawn.
     """
 
     api: ClassVar[int] = 1
@@ -34,39 +41,52 @@ class CometTracker(Tracker):
 
     def unavailable_because(self) -> str | None:
         """Say that there is no key, or that Comet is turned off."""
-        mode = os.environ.get("COMET_MODE", "").lower()
-        if mode == "disabled":
+        if _mode() == "disabled":
             return "COMET_MODE is disabled"
-        return None if mode == "offline" or _has_key() else "no API key; set COMET_API_KEY, or COMET_MODE=offline"
+        return None if _is_offline() or _has_key() else f"no API key; {_HINT}"
 
     def start(self, run: Run) -> str | None:
         """Begin or go on with the experiment.
 
         Raises:
             PermissionError: there is no key; nothing is asked for.
-            ValueError: COMET_START_MODE is none of its words.
+            ConnectionError: the server cannot be reached.
+            ValueError: COMET_MODE or COMET_START_MODE is none of its words.
         """
         # Where codecarbon is installed, the client starts it, which looks up where this machine stands.
         os.environ.setdefault("COMET_AUTO_LOG_CO2", "false")
         import comet_ml
 
-        mode = os.environ.get("COMET_START_MODE", "get_or_create").lower()
-        if mode not in _START_MODES:
-            raise ValueError(f"COMET_START_MODE={mode!r} is none of {', '.join(_START_MODES)}")
-        is_online = os.environ.get("COMET_MODE", "").lower() != "offline"
-        if is_online and not _has_key():
-            raise PermissionError("no API key: set COMET_API_KEY, or COMET_MODE=offline")
+        start_mode, is_offline, is_off = _start_mode(), _is_offline(), _mode() == "disabled"
+        if not (is_offline or is_off):
+            _check_server()
+        key = run.remote_id or os.environ.get("COMET_EXPERIMENT_KEY")
+        was_killed = is_offline and run.remote_id is not None and _has_empty_archive(run.remote_id)
         running = comet_ml.get_running_experiment()
         self._is_ours = running is None
         self._experiment = running or comet_ml.start(
-            online=is_online,
-            mode=mode,
-            experiment_key=run.remote_id or os.environ.get("COMET_EXPERIMENT_KEY"),
-            experiment_config=comet_ml.ExperimentConfig(name=run.trial or run.name, log_code=False),
+            online=not (is_offline or is_off),
+            mode=start_mode,
+            experiment_key=key,
+            experiment_config=comet_ml.ExperimentConfig(
+                name=run.trial or run.name,
+                log_code=False,
+                parse_args=False,  # a command line may hold secrets; the arguments are told below, without
+                disabled=is_off,
+            ),
         )
+        self._describe(run)
+        if was_killed:
+            for event in events_before(run):
+                self.deliver(event, folder=run.folder)
+        return str(self._experiment.get_key())
+
+    def _describe(self, run: Run) -> None:
         self._experiment.log_other("Created from", "hftrain")
         self._experiment.log_parameters({**run.model, **run.arguments, **run.trial_params})
-        return str(self._experiment.get_key())
+        if run.group is not None:
+            self._experiment.log_other("group", run.group)
+            self._experiment.add_tag(run.group)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Log the numbers of a step."""
@@ -80,7 +100,14 @@ class CometTracker(Tracker):
             with open(media.path, encoding="utf-8") as file:
                 self._experiment.log_text(file.read(), step=media.step, metadata={"name": media.name})
         else:
-            self._experiment.log_asset(media.path, file_name=f"{media.name}.npz", step=media.step)
+            import numpy as np
+            from comet_ml.utils import Histogram
+
+            histogram = Histogram()
+            with np.load(media.path) as values:
+                edges, counts = values["edges"], values["counts"]
+            histogram.add((edges[:-1] + edges[1:]) / 2, counts=counts)
+            self._experiment.log_histogram_3d(histogram, name=media.name, step=media.step)
 
     def log_artifact(self, artifact: Artifact) -> None:
         """Keep a folder; a checkpoint only if COMET_LOG_ASSETS asks for it."""
@@ -98,6 +125,45 @@ class CometTracker(Tracker):
             self._experiment.log_other("error", error)
         if self._is_ours:
             self._experiment.end()
+
+
+_HINT = "set COMET_API_KEY, or COMET_MODE=offline (COMET_START_ONLINE=0)"
+
+
+def _mode() -> str:
+    """Return COMET_MODE, which the reference has for both: whether it is online, and whether it is a new experiment."""
+    mode = os.environ.get("COMET_MODE", "").strip().lower()
+    if mode and mode not in _MODES:
+        raise ValueError(f"COMET_MODE={mode!r} is none of {', '.join(_MODES)}")
+    return mode
+
+
+def _start_mode() -> str:
+    mode = os.environ.get("COMET_START_MODE", "").strip().lower()
+    if mode and mode not in _START_MODES:
+        raise ValueError(f"COMET_START_MODE={mode!r} is none of {', '.join(_START_MODES)}")
+    return mode or (_mode() if _mode() in _START_MODES else "get_or_create")
+
+
+def _is_offline() -> bool:
+    online = os.environ.get("COMET_START_ONLINE", "").strip().lower()
+    return _mode() == "offline" or (_mode() != "online" and online != "" and online not in _TRUE)
+
+
+def _has_empty_archive(key: str) -> bool:
+    from comet_ml import get_config
+
+    archives = glob.glob(os.path.join(glob.escape(get_config("comet.offline_directory")), f"{key}*.zip"))
+    return any(os.path.getsize(archive) <= _EMPTY_ARCHIVE_BYTES for archive in archives)
+
+
+def _check_server() -> None:
+    from comet_ml import get_config
+
+    if not _has_key():
+        raise PermissionError(f"no API key: {_HINT}")
+    url = get_config("comet.url_override") or "https://www.comet.com"
+    check_reachable(url, "set COMET_URL_OVERRIDE to your server, or COMET_MODE=offline")
 
 
 def _has_key() -> bool:

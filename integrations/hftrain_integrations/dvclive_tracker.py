@@ -12,10 +12,10 @@ _LOG_MODEL = {"": "none", "false": "none", "0": "none", "true": "last", "1": "la
 
 
 class DvcliveTracker(Tracker):
-    """Writes a ``dvclive`` folder in the working directory.
+    """Writes a ``dvclive`` folder in the working directory; a trial of a search a folder below it.
 
     Environment:
-        HF_DVCLIVE_LOG_MODEL: "all" keeps every checkpoint as an artifact, "true" the last one.
+        HF_DVCLIVE_LOG_MODEL: "all" keeps every checkpoint as an artifact, "true" the last one; in a DVC repository.
         DVCLIVE_DIR: the folder.
 
     The step column has the run's steps. A resumed run adds to the same files.
@@ -26,6 +26,7 @@ class DvcliveTracker(Tracker):
     extra: ClassVar[str] = "dvclive"
 
     _live: Any = None
+    _has_repository = False
     _keeps = "none"
     _last: Artifact | None = None
 
@@ -41,8 +42,9 @@ class DvcliveTracker(Tracker):
         if word not in _LOG_MODEL:
             raise ValueError(f"HF_DVCLIVE_LOG_MODEL={word!r} is none of 'all', 'true' and 'false'")
         self._keeps = _LOG_MODEL[word]
-        folder = run.remote_id or os.environ.get("DVCLIVE_DIR", "dvclive")
+        folder = run.remote_id or _folder_of(run)
         self._live = Live(dir=folder, resume=run.remote_id is not None, exp_name=run.trial or None)
+        self._has_repository = self._live._dvc_repo is not None  # asked, since it keeps nothing then, and says nothing
         self._live.log_params({**run.model, **run.arguments, **run.trial_params})
         return os.path.abspath(folder)
 
@@ -76,5 +78,13 @@ class DvcliveTracker(Tracker):
         self._live.end()
 
     def _keep(self, artifact: Artifact) -> None:
+        if not self._has_repository:
+            self._warn_once("repository", f"{artifact.name} is not kept: this is no DVC repository; run `dvc init`")
+            return
         kind = "model" if artifact.is_checkpoint else "folder"
         self._live.log_artifact(artifact.path, name=artifact.name, type=kind, copy=True)
+
+
+def _folder_of(run: Run) -> str:
+    base = os.environ.get("DVCLIVE_DIR", "dvclive")
+    return base if run.trial is None else os.path.join(base, run.group or "trials", run.trial)

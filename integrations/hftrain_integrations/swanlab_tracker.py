@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
-from hftrain.plugin_api.tracker import Media, Run, Status, Tracker
+from hftrain.plugin_api.tracker import Artifact, Media, Run, Status, Tracker
 from hftrain.plugin_api.values import flat
+from hftrain_integrations._reachable import check_reachable
 
 _LOCAL_MODES = ("offline", "local", "disabled")
+_CLOUD_MODES = ("cloud", "online")
 
 
 class SwanlabTracker(Tracker):
@@ -18,7 +21,8 @@ class SwanlabTracker(Tracker):
 
     Environment:
         SWANLAB_MODE: "cloud" (default), "local", "offline" or "disabled".
-        SWANLAB_PROJECT, SWANLAB_WORKSPACE, SWANLAB_LOG_DIR, SWANLAB_API_KEY: as documented.
+        SWANLAB_PROJECT, SWANLAB_WORKSPACE, SWANLAB_LOG_DIR: where it is kept.
+        SWANLAB_API_KEY, SWANLAB_API_HOST, SWANLAB_WEB_HOST: of the cloud, or of a server of one's own.
 
     A resumed run goes on in the same experiment in the cloud; elsewhere it is another folder with the same id.
     """
@@ -39,11 +43,13 @@ class SwanlabTracker(Tracker):
 
         Raises:
             PermissionError: there is no key; nothing is asked for.
+            ConnectionError: the server cannot be reached.
+            ValueError: SWANLAB_MODE is none of its words.
         """
         import swanlab
 
-        if not _is_local() and not _has_key():
-            raise PermissionError("no API key: set SWANLAB_API_KEY or run `swanlab login`, or set SWANLAB_MODE=offline")
+        if not _is_local():
+            _check_server()
         self._client = swanlab
         self._is_ours = not swanlab.has_run()
         remote_id = run.remote_id or _id_of(run.run_id)
@@ -67,12 +73,32 @@ class SwanlabTracker(Tracker):
         self._client.log(dict(metrics), step=step)
 
     def log_media(self, media: Media) -> None:
-        """Log a picture or a text."""
+        """Log a picture, a text, or a histogram as a chart of bars."""
+        shown: Any
         if media.kind == "image":
-            self._client.log({media.name: self._client.Image(media.path)}, step=media.step)
+            shown = self._client.Image(media.path)
         elif media.kind == "text":
             with open(media.path, encoding="utf-8") as file:
-                self._client.log({media.name: self._client.Text(file.read())}, step=media.step)
+                shown = self._client.Text(file.read())
+        else:
+            shown = self._bars(media.path)
+        self._client.log({media.name: shown}, step=media.step)
+
+    def log_artifact(self, artifact: Artifact) -> None:
+        """Keep the files of a folder beside the run; of a checkpoint nothing, since they are not copied."""
+        if artifact.is_checkpoint:
+            return
+        base = os.path.dirname(os.path.abspath(artifact.path))
+        for path in _files_of(artifact.path):
+            self._client.save(glob.escape(path), base_path=base, policy="now")
+
+    def _bars(self, path: str) -> Any:
+        import numpy as np
+
+        with np.load(path) as values:
+            labels = [f"{edge:.4g}" for edge in values["edges"][:-1]]
+            counts = [int(count) for count in values["counts"]]
+        return self._client.echarts.Bar().add_xaxis(labels).add_yaxis("count", counts)
 
     def finish(self, status: Status, error: str | None) -> None:
         """End the experiment, unless somebody else began it."""
@@ -83,6 +109,13 @@ class SwanlabTracker(Tracker):
             self._client.finish()
         else:
             self._client.finish(state="crashed" if status == "failed" else "aborted", error=error or status)
+
+
+def _files_of(path: str) -> list[str]:
+    """Return the file, or all files below the folder."""
+    if not os.path.isdir(path):
+        return [path]
+    return [os.path.join(folder, name) for folder, _, names in os.walk(path) for name in names]
 
 
 def _id_of(run_id: str) -> str:
@@ -101,7 +134,17 @@ def _project_hidden() -> Iterator[str | None]:
 
 
 def _is_local() -> bool:
-    return os.environ.get("SWANLAB_MODE", "").lower() in _LOCAL_MODES
+    mode = os.environ.get("SWANLAB_MODE", "").strip().lower()
+    if mode and mode not in (*_LOCAL_MODES, *_CLOUD_MODES):
+        raise ValueError(f"SWANLAB_MODE={mode!r} is none of {', '.join((*_CLOUD_MODES, *_LOCAL_MODES))}")
+    return mode in _LOCAL_MODES
+
+
+def _check_server() -> None:
+    if not _has_key():
+        raise PermissionError("no API key: set SWANLAB_API_KEY or run `swanlab login`, or set SWANLAB_MODE=offline")
+    url = os.environ.get("SWANLAB_API_HOST") or "https://api.swanlab.cn"
+    check_reachable(url, "set SWANLAB_API_HOST to your server, or SWANLAB_MODE=offline")
 
 
 def _has_key() -> bool:

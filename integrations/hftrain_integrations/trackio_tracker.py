@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import html
 import os
+import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from hftrain.plugin_api.tracker import Media, Run, Status, Tracker
+from hftrain.plugin_api.tracker import Artifact, Media, Run, Status, Tracker
+
+_TRUE = ("1", "true", "yes", "on")
 
 
 class TrackioTracker(Tracker):
@@ -16,6 +20,7 @@ class TrackioTracker(Tracker):
         TRACKIO_PROJECT: the project, "huggingface" by default.
         TRACKIO_SPACE_ID: a Space that shows it; nothing is sent anywhere without one.
         TRACKIO_DIR: the local store.
+        TRACKIO_LOG_MODEL: "1" keeps every checkpoint as an artifact.
 
     A resumed run goes on in the same Trackio run; steps that are trained again have two rows, of which the later one
     counts.
@@ -48,11 +53,31 @@ class TrackioTracker(Tracker):
         self._run.log(dict(metrics), step=step)
 
     def log_media(self, media: Media) -> None:
-        """Log a picture."""
-        if media.kind == "image":
-            import trackio
+        """Log a picture, a histogram or a text."""
+        import trackio
 
-            self._run.log({media.name: trackio.Image(media.path)}, step=media.step)
+        shown: Any
+        if media.kind == "image":
+            shown = trackio.Image(media.path)
+        elif media.kind == "histogram":
+            import numpy as np
+
+            with np.load(media.path) as values:
+                shown = trackio.Histogram(np_histogram=(values["counts"], values["edges"]))
+        else:
+            with open(media.path, encoding="utf-8") as file:
+                shown = trackio.Html(f"<pre>{html.escape(file.read())}</pre>")
+        self._run.log({media.name: shown}, step=media.step)
+
+    def log_artifact(self, artifact: Artifact) -> None:
+        """Keep a folder or a file; a checkpoint only if TRACKIO_LOG_MODEL asks for it."""
+        if artifact.is_checkpoint and os.environ.get("TRACKIO_LOG_MODEL", "").lower() not in _TRUE:
+            return
+        if not hasattr(self._run, "log_artifact"):
+            self._warn_once("artifacts", f"{artifact.name} is not kept: this version of trackio has no artifacts")
+            return
+        kind = "model" if artifact.is_checkpoint else "folder"
+        self._run.log_artifact(artifact.path, name=re.sub(r"[^A-Za-z0-9._-]", "_", artifact.name), type=kind)
 
     def finish(self, status: Status, error: str | None) -> None:
         """Say how the run ended, and write what waits."""

@@ -12,7 +12,7 @@ import socket
 import sys
 from collections.abc import Iterator
 
-from train import _loopback_only, train
+from train import _loopback_only, in_its_place, train
 
 from hftrain import TrainingInterrupted
 from hftrain.callbacks.tracking import Tracking, TrackingSettings
@@ -26,11 +26,11 @@ def main(tracker: str) -> None:
     socket.getaddrinfo = _loopback_only
     options = argparse.Namespace(tracker=tracker, output_dir="out", resume=False, odd=False, kill_at=None)
     with _inside("failed"), contextlib.suppress(CallbackError):
-        train(argparse.Namespace(**vars(options), fail_at=4, interrupt_at=None))
+        in_its_place(tracker, lambda: train(argparse.Namespace(**vars(options), fail_at=4, interrupt_at=None)))
     with _inside("interrupted"), contextlib.suppress(TrainingInterrupted):
-        train(argparse.Namespace(**vars(options), fail_at=None, interrupt_at=4))
+        in_its_place(tracker, lambda: train(argparse.Namespace(**vars(options), fail_at=None, interrupt_at=4)))
     with _inside("pruned"):
-        prune(tracker)
+        in_its_place(tracker, lambda: prune(tracker))
 
 
 @contextlib.contextmanager

@@ -45,12 +45,13 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
         "CLEARML_LOG_LEVEL": "ERROR",
         "CLEARML_SUPPRESS_UPDATE_MESSAGE": "1",
         "CLEARML_LOG_MODEL": "1",
-        "CLEARML_CONFIG_FILE": "{here}/clearml.conf",
     },
+    "flyte": {"TMPDIR": "{folder}", "FLYTE_LOCAL_CACHE_ENABLED": "false"},
     "codecarbon": {"CODECARBON_COUNTRY_ISO_CODE": "FRA", "CODECARBON_LOG_LEVEL": "error"},
     "neptune": {
         "NEPTUNE_MODE": "offline",
         "NEPTUNE_PROJECT": "ws/demo",
+        "NEPTUNE_LOG_CHECKPOINTS": "same",
         "NEPTUNE_DATA_DIRECTORY": "{folder}/.neptune",
     },
     "swanlab": {
@@ -63,9 +64,15 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
         "TRACKIO_DIR": "{folder}/trackio",
         "GRADIO_ANALYTICS_ENABLED": "False",
         "TRACKIO_SHOW_DASHBOARD": "0",
+        "TRACKIO_LOG_MODEL": "1",
         "HF_HOME": "{folder}/hub",
     },
-    "dvclive": {"DVC_NO_ANALYTICS": "true", "DVCLIVE_LOGLEVEL": "ERROR", "DVC_STUDIO_OFFLINE": "true"},
+    "dvclive": {
+        "DVC_NO_ANALYTICS": "true",
+        "DVCLIVE_LOGLEVEL": "ERROR",
+        "DVC_STUDIO_OFFLINE": "true",
+        "HF_DVCLIVE_LOG_MODEL": "all",
+    },
 }
 
 
@@ -73,8 +80,6 @@ def environment(tracker: str, folder: Path) -> dict[str, str]:
     """The variables of a process that runs this tracker in ``folder``, which is its home too."""
     known = ("PATH", "LANG", "LC_ALL", "PYTHONPATH", "TMPDIR")
     kept = {name: os.environ[name] for name in known if name in os.environ}
-    own = {
-        name: value.format(folder=folder, here=Path(__file__).parent) for name, value in ENVIRONMENTS[tracker].items()
-    }
+    own = {name: value.format(folder=folder) for name, value in ENVIRONMENTS[tracker].items()}
     fixed = {"HOME": str(folder), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "VIRTUAL_ENV": sys.prefix}
     return {**kept, **fixed, **own}

@@ -1,36 +1,54 @@
-"""Reads Neptune's offline runs, with its own queue."""
+"""Reads Neptune's offline runs, with the queue and the operations of its own client."""
 
 from __future__ import annotations
 
 import glob
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 
 def read(folder: str) -> dict[str, Any]:
-    from neptune.core.components.queue.disk_queue import DiskQueue
-    from neptune.internal.operation import LogFloats, Operation
-
     points: dict[float, float] = {}
-    values: dict[str, Any] = {}
-    artifacts = set()
+    params: dict[str, Any] = {}
+    ends, ids, groups, artifacts, media = [], set(), set(), set(), set()
     for place in sorted(glob.glob(f"{folder}/.neptune/offline/run__*"), key=os.path.getmtime):
-        queue = DiskQueue(Path(place), lambda item: item.to_dict(), Operation.from_dict, threading.RLock())
-        while (element := queue.get()) is not None:
-            operation = element.obj
-            if isinstance(operation, LogFloats) and operation.path == ["finetuning", "train", "loss"]:
+        values: dict[str, Any] = {}
+        for operation in _operations(place):
+            path = operation.path
+            if type(operation).__name__ == "LogFloats" and path[-2:] == ["train", "loss"]:
                 points |= {point.step: point.value for point in operation.values}
             elif hasattr(operation, "value"):
-                values[operation.path[-1]] = operation.value
-            elif type(operation).__name__ == "UploadFileSet":
-                artifacts |= {operation.path[-1]} - {"files"}  # "files" is the client's own record of the source
-        queue.close()
+                values["/".join(path)] = operation.value
+            elif path[:2] == ["finetuning", "artifacts"]:
+                artifacts.add(path[2])
+            elif path[:2] == ["finetuning", "media"]:
+                media.add(path[2])
+            elif path == ["sys", "group_tags"]:
+                groups |= set(operation.values)
+        params |= {name.rpartition("/")[2]: value for name, value in values.items()}
+        ends.append([values.get("finetuning/status"), values.get("finetuning/error")])
+        ids.add(values.get("hftrain/run_id"))
     return {
         "points": [[step, points[step]] for step in sorted(points)],
-        "params": values,
-        "status": values.get("status"),
+        "params": params,
+        "status": ends[-1][0],
+        "ends": ends,
+        "groups": sorted(groups),
         "artifacts": sorted(artifacts),
-        "runs": None,
+        "media": sorted(media),
+        "runs": len(ends),
+        "ids": len(ids),
     }
+
+
+def _operations(place: str) -> Iterator[Any]:
+    from neptune.core.components.queue.disk_queue import DiskQueue
+    from neptune.internal.operation import Operation
+
+    queue = DiskQueue(Path(place), lambda item: item.to_dict(), Operation.from_dict, threading.RLock())
+    while (element := queue.get()) is not None:
+        yield element.obj
+    queue.close()

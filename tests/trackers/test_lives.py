@@ -1,0 +1,143 @@
+"""What a tracker's own library keeps of a run that is killed, goes on, and ends; and of runs that end otherwise.
+
+Each tracker trains three times only, since most of it is the time that its library takes to be imported; the tests look
+at different sides of what is there then.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.trackers.environments import environment
+
+pytestmark = [pytest.mark.slow, pytest.mark.trackers]
+
+HERE = Path(__file__).parent
+TRACKERS = ("clearml", "comet_ml", "dvclive", "flyte", "neptune", "swanlab", "trackio")
+HAS_ONE_RUN = ("comet_ml", "dvclive", "flyte", "swanlab", "trackio")
+"""Where what a resumed run tells is the same run; the others' offline formats keep each process apart."""
+CHECKPOINTS = ("clearml", "comet_ml", "dvclive", "flyte", "neptune", "trackio")
+MEDIA = {
+    "clearml": ["picture", "sample", "weights"],
+    "comet_ml": ["picture", "sample", "weights"],
+    "dvclive": ["picture"],
+    "neptune": ["picture", "sample", "weights"],
+    "flyte": ["picture", "sample"],
+    "swanlab": ["picture", "sample", "weights"],
+    "trackio": ["picture", "sample", "weights"],
+}
+ARTIFACTS = ("clearml", "comet_ml", "dvclive", "neptune", "swanlab", "trackio")
+GROUPS = ("clearml", "comet_ml", "dvclive", "flyte", "neptune", "swanlab", "trackio")
+
+
+@dataclass(frozen=True)
+class Life:
+    """What was read back of a tracker: of one run, and of three that ended otherwise."""
+
+    tracker: str
+    found: dict[str, Any]
+    ends: dict[str, Any]
+
+
+def run(script: str, tracker: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run a script of this folder in a process of its own, where the tracker's settings are."""
+    command = [sys.executable, str(HERE / script), tracker, *options]
+    return subprocess.run(
+        command, check=False, cwd=folder, env=environment(tracker, folder), capture_output=True, text=True, timeout=240
+    )
+
+
+def read_back(tracker: str, folder: Path) -> dict[str, Any]:
+    """Read in a fresh process what the tracker keeps in the folder."""
+    done = run("read_back.py", tracker, folder, str(folder))
+    assert done.returncode == 0, done.stderr
+    document: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return document
+
+
+def make_repository(folder: Path) -> None:
+    """Make the folder one of git and DVC, where DVCLive keeps artifacts."""
+    (folder / ".gitconfig").write_text("[user]\n name = someone\n email = someone@example.org\n")
+    dvc = f"{sys.executable} -m dvc init -q"
+    command = f"git init -q && {dvc} && git add . && git commit -qm begin"
+    subprocess.run(command, check=True, cwd=folder, env=environment("dvclive", folder), shell=True)
+
+
+@pytest.fixture(scope="module", params=TRACKERS)
+def life(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Life:
+    """A run that is killed at step 15 and goes on to the end, and runs that end otherwise."""
+    tracker = request.param
+    folder, other = tmp_path_factory.mktemp(tracker), tmp_path_factory.mktemp(f"{tracker}-ends")
+    if tracker == "dvclive":
+        make_repository(folder)
+    killed = run("train.py", tracker, folder, "out", "--odd", "--kill-at", "15")
+    assert killed.returncode == -9, killed.stderr
+    resumed = run("train.py", tracker, folder, "out", "--odd", "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    ended = run("endings.py", tracker, other)
+    assert ended.returncode == 0, ended.stderr
+    return Life(tracker, read_back(tracker, folder), read_back(tracker, other))
+
+
+def test_each_step_is_there_once_also_of_a_run_that_was_killed(life: Life) -> None:
+    points = life.found["points"]
+    assert [step for step, _ in points] == list(range(1, 21))
+    assert [value for _, value in points] == pytest.approx([1 / step for step in range(1, 21)], rel=1e-6)
+
+
+def test_a_resumed_run_is_the_same_one_where_its_service_can(life: Life) -> None:
+    assert life.found["runs"] == (1 if life.tracker in HAS_ONE_RUN else 2)
+
+
+def test_arguments_and_the_models_configuration_are_there(life: Life) -> None:
+    params = life.found["params"]
+    assert (str(params["max_steps"]), str(params["width"])) == ("20", "3")
+
+
+def test_a_finished_run_says_so(life: Life) -> None:
+    assert life.found["status"] == "finished"
+
+
+def test_checkpoints_are_kept_where_the_service_can(life: Life) -> None:
+    expected = (
+        ["checkpoint"]
+        if life.tracker == "flyte"
+        else ["checkpoint-10", "checkpoint-20"]
+        if life.tracker in CHECKPOINTS
+        else []
+    )
+    assert [name for name in life.found["artifacts"] if name.startswith("checkpoint")] == expected
+
+
+def test_a_folder_is_kept_where_the_service_can(life: Life) -> None:
+    assert ("notes" in life.found["artifacts"]) == (life.tracker in ARTIFACTS)
+
+
+def test_what_is_to_be_seen_is_there_where_the_service_can(life: Life) -> None:
+    assert life.found["media"] == MEDIA[life.tracker]
+
+
+def test_a_run_that_failed_says_why(life: Life) -> None:
+    status, error = life.ends["ends"][0]
+    assert status == "failed"
+    assert "as the test asked" in error
+
+
+def test_a_run_that_was_interrupted_says_so(life: Life) -> None:
+    assert life.ends["ends"][1][0] == "interrupted"
+
+
+def test_a_trial_that_was_pruned_says_so(life: Life) -> None:
+    assert life.ends["ends"][2][0] == "pruned"
+
+
+def test_a_trial_has_its_parameters_and_its_group(life: Life) -> None:
+    assert float(life.ends["params"]["rate"]) == 0.25
+    assert life.ends["groups"] == (["search-1"] if life.tracker in GROUPS else [])
