@@ -64,25 +64,27 @@ def _live(follower: Follower, options: argparse.Namespace) -> RunData:
             found = follower.read()
             shown = waiting(options.run) if found is None else frame(found, now=time.time(), width=console.width)
             live.update(shown, refresh=True)
+            if follower.is_behind:
+                continue
             if found is not None and found.status is not None:
                 return found
             time.sleep(options.interval)
 
 
 def _lines(follower: Follower, options: argparse.Namespace) -> RunData:
-    before = follower.read()
-    if before is None:
+    before, found = None, follower.read()
+    if found is None:
         _say(f"Waiting for a run in {clean(options.run)}")
-    else:
-        _say_news(None, before)
-    while before is None or before.status is None:
-        time.sleep(options.interval)
-        found = follower.read()
-        if found is not None and found is not before:
+    while True:
+        if found is not None and found is not before and not follower.is_behind:
             _say_news(before, found)
             before = found
-    _say(ending(before))
-    return before
+            if found.status is not None:
+                _say(ending(found))
+                return found
+        if not follower.is_behind:
+            time.sleep(options.interval)
+        found = follower.read()
 
 
 def _say_news(before: RunData | None, found: RunData) -> None:

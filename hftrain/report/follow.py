@@ -6,6 +6,7 @@ import math
 import os
 import re
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from hftrain.plugin_api.runs import runs_of
@@ -14,6 +15,7 @@ from hftrain.report.runs import PARTS, RunData, RunReader, Series
 
 _ROWS_OF_RATE = 50
 """Recent rows that the pace is measured over: enough to even out an evaluation, few enough to follow a change."""
+_MOST_AT_ONCE = 20_000
 _BY_TIME = re.compile(r"\d{8}-\d{6}-")
 """How the name of a run's folder begins, so that names sort as the runs began."""
 
@@ -32,6 +34,8 @@ class Follower:
         self._reader = RunReader("")
         self._num_bytes = 0
         self._run: RunData | None = None
+        self.is_behind = False
+        """Whether there is more to read at once: a long record is read in pieces."""
 
     def read(self) -> RunData | None:
         """Return the run; None while there is none. The same object as before when there is nothing new."""
@@ -40,17 +44,19 @@ class Follower:
             return self._run
         try:
             size = os.path.getsize(os.path.join(folder, EVENTS))
-            if folder != self._folder or size < self._num_bytes // 2:  # a resume cuts off a torn line, never so much
+            if folder != self._folder or size < self._tail.place:
                 self._begin(folder)
-            if self._run is None or size != self._num_bytes:
-                self._reader.feed(self._tail.read())
+            if self._run is None or size != self._num_bytes or self.is_behind:
+                events = list(islice(self._tail.read(), _MOST_AT_ONCE))
+                self.is_behind = len(events) == _MOST_AT_ONCE
+                self._reader.feed(events)
                 self._run, self._num_bytes = self._reader.data(), size
         except FileNotFoundError:  # removed meanwhile
             self._folder = None
         return self._run
 
     def _begin(self, folder: str) -> None:
-        self._folder, self._run, self._num_bytes = folder, None, 0
+        self._folder, self._run, self._num_bytes, self.is_behind = folder, None, 0, False
         self._tail, self._reader = SpoolTail(os.path.join(folder, EVENTS)), RunReader(folder)
 
     def _newest(self) -> str | None:

@@ -235,7 +235,7 @@ def area(values: Sequence[float], width: int, height: int, *, is_stretched: bool
     low, high = min(finite, default=0.0), max(finite, default=0.0)
     most = 8 * height - 1
     levels = [
-        None if mean is None else 1 + round(most * ((mean - low) / (high - low) if high > low else 0.5))
+        None if mean is None else 1 + round(most * ((mean / 2 - low / 2) / (high / 2 - low / 2) if high > low else 0.5))
         for mean in means
     ]
     rows = []
