@@ -66,8 +66,6 @@ REFUSED: Mapping[str, Row] = {
     # the data
     # what is measured and where it goes
     "ray_scope": Row("Leave it out; only a search with Ray reads it.", unset=(None,)),
-    # our own
-    "report": Row("Leave it out."),
     # sequence to sequence
 }
 

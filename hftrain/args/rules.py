@@ -18,6 +18,7 @@ from hftrain.args.availability import ACCUMULATION_KEYS
 from hftrain.args.conversion import suggestion
 from hftrain.args.fields import shown
 from hftrain.hardware.world import read_world
+from hftrain.plugin_api.needs import report_lacks
 
 if TYPE_CHECKING:
     from hftrain.args.training import TrainingArguments
@@ -34,6 +35,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "ddp_backend": ("nccl", "gloo", "mpi", "ccl", "hccl"),
     "verify_checkpoint": ("auto", "full", "sizes"),
     "tracker_errors": ("warn", "raise"),
+    "report": ("html",),
 }
 
 
@@ -337,6 +339,13 @@ def _a_batch_that_is_kept_is_looked_for(args: Any) -> Iterator[str]:
             "auto_batch_keep_global=True says what auto_find_batch_size does, and that is False. "
             "Set auto_find_batch_size=True, or leave the other out."
         )
+
+
+@reads("report")
+def _a_page_has_a_script(args: Any) -> Iterator[str]:
+    lacking = report_lacks() if args.report == "html" else None
+    if lacking is not None:
+        yield f"report='html' needs {lacking}, or leave report out."
 
 
 @reads("local_rank")

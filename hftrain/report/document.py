@@ -57,7 +57,9 @@ def labels_of(runs: Sequence[RunData]) -> list[str]:
     """Return what to call each run: its name, its trial's, or its id; what would be said twice is told apart."""
     plain = [_cut(run.name or run.trial or run.run_id, 120) for run in runs]
     if len(runs) > 1:
-        plain = [f"{one} ({run.trial})" if run.trial and run.name else one for one, run in zip(plain, runs, strict=True)]
+        plain = [
+            f"{one} ({run.trial})" if run.trial and run.name else one for one, run in zip(plain, runs, strict=True)
+        ]
     count = Counter(plain)
     longer = [f"{one} · {run.run_id}" if count[one] > 1 else one for one, run in zip(plain, runs, strict=True)]
     count = Counter(longer)

@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from hftrain.errors import PluginUnavailableError
-from hftrain.plugin_api.requirements import lacks
+from hftrain.plugin_api.needs import report_lacks
 from hftrain.report.document import document_of
 from hftrain.report.runs import RunData
 
-REQUIRES = ("plotly>=5.24",)
-EXTRA = "report"
 MAX_BYTES = 8_000_000
 NAME = "report.html"
 _POINTS = 190_000
@@ -24,14 +22,6 @@ _MEDIA_BYTES = 900_000
 _ASSETS = Path(__file__).parent / "assets"
 _SCRIPTS = ("model.js", "charts.js", "tables.js", "page.js")
 _PLACE = re.compile(r"<!--put:(\w+)-->")
-
-
-def missing() -> str | None:
-    """Return what a page needs and is not installed, with the command that installs it; None if all is there."""
-    found = lacks(REQUIRES)
-    if not found:
-        return None
-    return f'{", ".join(lack.text for lack in found)}. Run: pip install "hftrain[{EXTRA}]"'
 
 
 def page_of(runs: Sequence[RunData], *, title: str | None = None) -> str:
@@ -46,7 +36,7 @@ def page_of(runs: Sequence[RunData], *, title: str | None = None) -> str:
     Raises:
         PluginUnavailableError: plotly is not installed.
     """
-    reason = missing()
+    reason = report_lacks()
     if reason is not None:
         raise PluginUnavailableError(f"A report needs {reason}")
     points, media_bytes = _POINTS, _MEDIA_BYTES

@@ -65,7 +65,7 @@ def _histogram(path: str) -> dict[str, Any]:
 
     if os.path.getsize(path) > MAX_HISTOGRAM_BYTES:
         raise ValueError("it is too large")
-    with np.load(path, allow_pickle=False) as file:
+    with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
         counts, edges = np.asarray(file["counts"], float).ravel(), np.asarray(file["edges"], float).ravel()
     if len(edges) != len(counts) + 1 or not (np.isfinite(counts).all() and np.isfinite(edges).all()):
         raise ValueError("its counts and edges do not fit")

@@ -22,6 +22,7 @@ from hftrain.plugin_api.runs import local_folder
 from hftrain.plugin_api.tracker import Run, Status, Tracker
 from hftrain.plugin_api.worker import text_of
 from hftrain.trainer.environment import environment_of
+from hftrain.trainer.report_page import write_report
 
 if TYPE_CHECKING:
     from hftrain.args.training import TrainingArguments
@@ -47,7 +48,7 @@ def tracking_for(trainer: Trainer) -> Tracking | None:
         classes = _that_can_start(names) if is_reporting else {}
     else:
         classes = {name: _class_of(name) for name in names}  # on all ranks, so that all of them raise
-    if not classes or not is_reporting:
+    if not is_reporting or not (classes or args.report):  # a report is made of the run's own record
         return None
     itself = weakref.ref(trainer)
 
@@ -77,7 +78,7 @@ def reported(trainer: Trainer, *, resumed_step: int | None, times: StepTimes | N
     Raises:
         ConfigurationError: on all ranks, if a tracker that the user named did not start.
     """
-    if not trainer.args.report_to:
+    if not (trainer.args.report_to or trainer.args.report):
         yield
         return
     tracking, text = trainer._tracking, None
@@ -95,11 +96,19 @@ def reported(trainer: Trainer, *, resumed_step: int | None, times: StepTimes | N
     try:
         yield
     except BaseException as error:
-        if tracking is not None:
-            tracking.end(_status_of(error), step=trainer.state.global_step, error=error)
+        _end(trainer, _status_of(error), error)
         raise
-    if tracking is not None:
-        tracking.end("finished", step=trainer.state.global_step)
+    _end(trainer, "finished")
+
+
+def _end(trainer: Trainer, status: Status, error: BaseException | None = None) -> None:
+    tracking = trainer._tracking
+    if tracking is None or not tracking.is_begun:
+        return
+    folder = tracking.folder()
+    tracking.end(status, step=trainer.state.global_step, error=error)
+    if trainer.args.report is not None:
+        write_report(folder)
 
 
 def run_of(trainer: Trainer, *, resumed_step: int | None = None) -> Run:

@@ -173,8 +173,6 @@ REFUSED_EXAMPLES: dict[str, object] = {
     "optim_target_modules": "all-linear",
     "use_liger_kernel": True,
     "liger_kernel_config": {"rope": True},
-    # hftrain's own
-    "report": "html",
     # sequence to sequence
 }
 
