@@ -23,6 +23,10 @@ from hftrain.types.control import TrainerControl
 logger = logging.getLogger(__name__)
 
 
+_GIVE_UP_S = 5.0
+"""So long those that did start are waited for, where another one did not."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrackingSettings:
     """How a run is reported.
@@ -64,6 +68,7 @@ class Tracking(TrainerCallback):
         self._deliveries: list[Delivery] = []
         self._spool: Spool | None = None
         self._warned: Warned | None = None
+        self._remote_ids: dict[str, str] = {}
         self._has_warned_of_disk = False
         self._finalizer: Any = None
         self.take_timing: Callable[[int], Mapping[str, float] | None] | None = None
@@ -73,6 +78,11 @@ class Tracking(TrainerCallback):
     def is_begun(self) -> bool:
         """Whether a run is being reported."""
         return self._spool is not None
+
+    @property
+    def remote_ids(self) -> Mapping[str, str]:
+        """Each tracker's id of the run that is reported, or was last; a checkpoint keeps them."""
+        return self._remote_ids
 
     def watched(self) -> frozenset[str]:
         """Return what trackers want histograms of: "gradients", "parameters"."""
@@ -90,11 +100,13 @@ class Tracking(TrainerCallback):
         assert self._spool is not None  # it began
         return self._spool.folder
 
-    def begin(self, run: Run) -> None:
+    def begin(self, run: Run, *, remote_ids: Mapping[str, str] | None = None, must_start: bool = True) -> None:
         """Start the trackers, all at once, and wait until they have started.
 
         Args:
             run: its ``folder`` will hold the spool; its secrets are masked here. ``remote_id`` is filled in.
+            remote_ids: each tracker's id of the run, as a checkpoint has it; the run's own folder knows better.
+            must_start: one that the user named and that does not start is an error, rather than a warning.
 
         Raises:
             ConfigurationError: trackers that the user named did not start; says why of each.
@@ -103,7 +115,9 @@ class Tracking(TrainerCallback):
             self.end("finished", step=run.resumed_step or 0)
         run = self._masked(run)
         spool = self._spool = Spool(run.folder)
-        remote_ids = read_remote_ids(run.folder)
+        self._remote_ids = {**(remote_ids or {}), **read_remote_ids(run.folder)}
+        self._keep_remote_ids(run)
+        told = spool.last_seq
         if run.resumed_step is not None:
             self._append("resume", step=run.resumed_step)
         data: dict[str, Any] = {"name": run.name, "arguments": run.arguments, "model": run.model}
@@ -112,17 +126,33 @@ class Tracking(TrainerCallback):
         data |= {"environment": run.environment, "max_steps": run.max_steps}
         self._append("start", step=run.resumed_step or 0, data=data)
         self._warned = Warned(spool, secrets=self._settings.secrets)
-        launched = [Delivery(name, make(), spool.path) for name, make in self._trackers.items()]
-        for delivery in launched:
-            delivery.launch(replace(run, remote_id=remote_ids.get(delivery.name)), last_seq=spool.last_seq)
-        self._take_started(launched)
-        given = {one.name: one.remote_id for one in self._deliveries if one.remote_id is not None}
-        write_remote_ids(run.folder, run.run_id, remote_ids | given)
+        try:
+            reasons = self._start(run, num_own=spool.last_seq - told)
+        except BaseException:  # an interrupt while it waited
+            self._give_up()
+            raise
+        self._remote_ids |= {one.name: one.remote_id for one in self._deliveries if one.remote_id is not None}
+        self._keep_remote_ids(run)
+        if reasons:
+            self._tell_of_start(reasons, run, must_start=must_start and not self._settings.is_by_default)
 
     def end(self, status: Status, *, step: int, error: BaseException | None = None) -> None:
-        """Tell the trackers how the run ended, and wait for them as long as the settings say."""
+        """Tell the trackers how the run ended, and wait for them as long as the settings say.
+
+        Raises:
+            PluginError: with ``raises``, one was not told all of a run that ended well.
+        """
+        left = self._end_within(self._settings.close_s, status, step, error)
+        if left and self._settings.raises and status == "finished":
+            raise PluginError(
+                f"{', '.join(left)} was not told the end of the run within tracker_close_s="
+                f"{self._settings.close_s:g}, and tracker_errors='raise'."
+            )
+
+    def _end_within(self, close_s: float, status: Status, step: int, error: BaseException | None) -> list[str]:
+        """End the run; return the trackers that were not told everything."""
         if self._spool is None:
-            return
+            return []
         if self._finalizer is not None:
             self._finalizer.detach()
             self._finalizer = None
@@ -131,7 +161,7 @@ class Tracking(TrainerCallback):
         self._stop_listening()
         text = None if error is None else masked(text_of(error), secrets=self._settings.secrets)
         finish = spool.append("finish", step=step, data={"status": status, "error": text})
-        _close(spool, deliveries, finish, self._settings.close_s)
+        return _close(spool, deliveries, finish, close_s)
 
     # ---- what is reported ---------------------------------------------------------------------------
 
@@ -148,10 +178,11 @@ class Tracking(TrainerCallback):
         for delivery in self._deliveries:
             delivery.offer(event)
             if self._settings.raises and delivery.failure is not None:
+                said = delivery.said(delivery.failure)
+                is_clean = said == text_of(delivery.failure)  # a traceback shows what the cause says
                 raise PluginError(
-                    f"The tracker {delivery.name!r} cannot be told ({text_of(delivery.failure)}), and "
-                    "tracker_errors='raise'."
-                ) from delivery.failure
+                    f"The tracker {delivery.name!r} cannot be told ({said}), and tracker_errors='raise'."
+                ) from (delivery.failure if is_clean else None)
 
     def on_log(
         self, args: Any, state: Any, control: TrainerControl, logs: dict[str, Any] | None = None, **kwargs: Any
@@ -174,13 +205,19 @@ class Tracking(TrainerCallback):
             name = os.path.basename(checkpoint.rstrip("/"))
             _, _, number = name.rpartition("-")  # one written in the background is committed at a later step
             step = int(number) if number.isdecimal() else state.global_step
-            self.report("checkpoint", step=step, epoch=state.epoch, data={"name": name, "path": checkpoint})
+            path = checkpoint if "://" in checkpoint else os.path.abspath(checkpoint)
+            if self._spool is not None:
+                self._spool.sync()  # what the checkpoint makes final is, beside it
+            self.report("checkpoint", step=step, epoch=state.epoch, data={"name": name, "path": path})
 
     # ---- inside -------------------------------------------------------------------------------------
 
     def _begin_outside(self, run: Run) -> None:
-        """Go on with the run for rows that come after its end; it ends again when nobody needs it any more."""
-        self.begin(run)
+        """Go on with the run for rows that come after its end; it ends again when nobody needs it any more.
+
+        What does not start now is a warning: an evaluation's result is not lost for it, nor do other processes wait.
+        """
+        self.begin(run, remote_ids=self._remote_ids, must_start=False)
         spool, warned = self._spool, self._warned
         assert spool is not None  # it began
         assert warned is not None
@@ -205,33 +242,56 @@ class Tracking(TrainerCallback):
         return event
 
     def _masked(self, run: Run) -> Run:
-        def safe(values: Mapping[str, Any]) -> dict[str, Any]:
-            hidden: dict[str, Any] = masked(plain(values), secrets=self._settings.secrets)
-            return hidden
+        def safe(value: Any) -> Any:
+            return masked(plain(value), secrets=self._settings.secrets)
 
-        return replace(run, arguments=safe(run.arguments), model=safe(run.model), trial_params=safe(run.trial_params))
+        names = ("name", "group", "trial", "output_dir", "arguments", "model", "trial_params")
+        told = replace(run, **{name: safe(getattr(run, name)) for name in names})
+        return replace(told, output_dir=run.output_dir) if "://" not in run.output_dir else told
 
-    def _take_started(self, launched: Sequence[Delivery]) -> None:
-        reasons = {}
+    def _keep_remote_ids(self, run: Run) -> None:
+        try:
+            write_remote_ids(run.folder, run.run_id, self._remote_ids)
+        except OSError as error:
+            logger.debug("The ids of %s could not be kept: %s", run.folder, error)  # the spool's warning says why
+
+    def _start(self, run: Run, *, num_own: int) -> dict[str, str]:
+        """Start all of them; return why some did not."""
+        assert self._spool is not None  # the caller has begun
+        spool, secrets = self._spool, self._settings.secrets
+        launched: list[Delivery] = []
+        reasons: dict[str, str] = {}
+        for name, make in self._trackers.items():
+            try:
+                delivery = Delivery(name, make(), spool.path, secrets=secrets)
+            except Exception as error:  # an author's constructor
+                reasons[name] = str(masked(text_of(error), secrets=secrets))
+                continue
+            mine = replace(run, remote_id=self._remote_ids.get(name))
+            delivery.launch(mine, last_seq=spool.last_seq, num_own=num_own)
+            launched.append(delivery)
         for delivery in launched:
             try:
                 delivery.wait_for_start(timeout_s=self._settings.start_s)
                 self._deliveries.append(delivery)
             except TrackerStartError as error:
                 reasons[delivery.name] = str(error)
-        if not reasons:
-            return
+        return reasons
+
+    def _tell_of_start(self, reasons: Mapping[str, str], run: Run, *, must_start: bool) -> None:
+        """Say what did not start. Those that did are told that the run failed, if it does for it."""
         listed = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-        if self._settings.is_by_default:
-            logger.warning(
-                "Not reported to, since it did not start: %s. Set report_to to the trackers you want, or to 'none'.",
-                listed,
+        if must_start:
+            error = ConfigurationError(
+                f"report_to names what did not start: {listed}. Set what it asks for, or take it out of report_to."
             )
-            return
-        self._give_up()
-        raise ConfigurationError(
-            f"report_to names what did not start: {listed}. Set what it asks for, or take it out of report_to."
-        )
+            self._end_within(min(self._settings.close_s, _GIVE_UP_S), "failed", run.resumed_step or 0, error)
+            raise error
+        advice = "Set report_to to the trackers you want, or to 'none'."
+        if not self._settings.is_by_default:
+            commands = " or ".join(f"hftrain replay {run.folder} --to {name}" for name in reasons)
+            advice = f"What it misses is kept. Run: {commands}"
+        logger.warning("Not reported to, since it did not start: %s. %s", listed, advice)
 
     def _give_up(self) -> None:
         for delivery in self._deliveries:
@@ -248,12 +308,16 @@ class Tracking(TrainerCallback):
             self._warned = None
 
 
-def _close(spool: Spool, deliveries: Sequence[Delivery], finish: Event, close_s: float) -> None:
+def _close(spool: Spool, deliveries: Sequence[Delivery], finish: Event, close_s: float) -> list[str]:
+    """Tell the end, and wait; return the trackers that were not told everything."""
     for delivery in deliveries:
         delivery.offer(finish)
+    spool.sync()
     until = time.monotonic() + close_s  # of all together
+    left = []
     for delivery in deliveries:
         if not delivery.close(timeout_s=max(0.0, until - time.monotonic())):
+            left.append(delivery.name)
             logger.warning(
                 "%s was not told the last %d events of the run. Run: hftrain replay %s --to %s",
                 delivery.name,
@@ -262,6 +326,7 @@ def _close(spool: Spool, deliveries: Sequence[Delivery], finish: Event, close_s:
                 delivery.name,
             )
     spool.close()
+    return left
 
 
 def _end_outside(spool: Spool, warned: Warned, deliveries: Sequence[Delivery], step: int, close_s: float) -> None:

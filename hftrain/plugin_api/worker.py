@@ -97,6 +97,7 @@ class Delivery:
         """Events that the service did not take while it took the next ones."""
         self._has_warned = False
         self._loaded = threading.Event()
+        self._loaded_at = 0.0
         self._started = threading.Event()
         self._start_error: BaseException | None = None
         self._thread: threading.Thread | None = None
@@ -130,7 +131,7 @@ class Delivery:
         if not self._loaded.wait(LOAD_S):
             self._is_left = True
             raise TrackerStartError(f"its libraries were not imported within {LOAD_S:g} s")
-        if not self._started.wait(timeout_s):
+        if not self._started.wait(max(0.0, self._loaded_at + timeout_s - time.monotonic())):
             self._is_left = True
             raise TrackerStartError(f"it did not answer within {timeout_s:g} s")
         if self._start_error is not None:
@@ -183,6 +184,7 @@ class Delivery:
             try:
                 self._tracker.load()
             finally:
+                self._loaded_at = time.monotonic()
                 self._loaded.set()
             self.remote_id = self._tracker.start(run)
         except BaseException as error:  # a vendor's sys.exit() included; `begin` raises it

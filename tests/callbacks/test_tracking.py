@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -96,7 +97,8 @@ def test_a_committed_checkpoint_is_reported(tmp_path: Path) -> None:
     tracking.begin(run_in(tmp_path))
     tracking.on_save(None, state_at(6), TrainerControl(), checkpoint="out/checkpoint-5")
     tracking.end("finished", step=5)
-    assert notes.artifacts == [Artifact(name="checkpoint-5", path="out/checkpoint-5", step=5, is_checkpoint=True)]
+    path = os.path.abspath("out/checkpoint-5")  # told later it may be read from another folder
+    assert notes.artifacts == [Artifact(name="checkpoint-5", path=path, step=5, is_checkpoint=True)]
 
 
 def test_a_resumed_run_gets_the_id_that_it_was_given(tmp_path: Path) -> None:
@@ -190,3 +192,61 @@ def test_a_full_disk_is_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFix
     tracking.end("finished", step=2)
     assert [step for step, _ in notes.rows] == [1, 2]
     assert len([one for one in caplog.records if one.levelno == logging.WARNING]) == 1
+
+
+def test_ids_that_a_checkpoint_kept_are_used_where_the_runs_folder_has_none(tmp_path: Path) -> None:
+    notes = Notes()
+    tracking = tracking_of(notes=lambda: notes)
+    tracking.begin(run_in(tmp_path), remote_ids={"notes": "from-checkpoint"})
+    assert tracking.remote_ids == {"notes": "remote-7"}  # what it answered counts from now on
+    tracking.end("finished", step=0)
+    assert notes.runs[0].remote_id == "from-checkpoint"
+
+
+def test_a_constructor_that_raises_is_a_start_that_failed(tmp_path: Path) -> None:
+    def broken() -> Tracker:
+        raise RuntimeError("no constructor")
+
+    with pytest.raises(ConfigurationError, match="broken: RuntimeError: no constructor"):
+        tracking_of(broken=broken).begin(run_in(tmp_path))
+
+
+def test_those_that_did_start_hear_that_the_run_failed_where_another_did_not(tmp_path: Path) -> None:
+    notes = Notes()
+    with pytest.raises(ConfigurationError, match="set REFUSES_KEY"):
+        tracking_of(notes=lambda: notes, refuses=Refuses).begin(run_in(tmp_path))
+    assert notes.ends[0][0] == "failed"
+
+
+def test_a_folder_that_cannot_be_written_costs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    notes = Notes()
+    (tmp_path / "file").write_text("")
+    tracking = tracking_of(notes=lambda: notes)
+    tracking.begin(run_in(tmp_path / "file" / "runs"))
+    tracking.on_log(None, state_at(1), TrainerControl(), {"loss": 1.0})
+    tracking.end("finished", step=1)
+    assert notes.rows == [(1, {"train/loss": 1.0})]
+    assert [one.levelname for one in caplog.records if "cannot be written" in one.message] == ["WARNING"]
+
+
+def test_a_row_after_the_run_raises_nothing_when_a_tracker_does_not_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = TrackingSettings(close_s=30)
+    tracking = Tracking({"refuses": Refuses}, settings, run_of=lambda: run_in(tmp_path, resumed_step=5))
+    tracking.on_log(None, state_at(5), TrainerControl(), {"eval_loss": 1.0})
+    tracking.on_log(None, state_at(5), TrainerControl(), {"eval_loss": 2.0})
+    tracking.end("finished", step=5)
+    assert f"hftrain replay {tmp_path} --to refuses" in caplog.text
+    assert [event.type for event in read_events(str(tmp_path / "events.jsonl"))][-3:] == ["log", "log", "finish"]
+
+
+def test_the_end_that_a_tracker_was_not_told_is_an_error_for_who_asked_for_that(tmp_path: Path) -> None:
+    class NoEnd(Notes):
+        def finish(self, status: str, error: str | None) -> None:
+            raise ConnectionError("away")
+
+    tracking = Tracking({"no_end": NoEnd}, TrackingSettings(close_s=0.05, raises=True))
+    tracking.begin(run_in(tmp_path))
+    with pytest.raises(PluginError, match="no_end was not told the end of the run"):
+        tracking.end("finished", step=1)
