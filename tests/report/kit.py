@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +26,25 @@ def make_run(
     status: str | None = "finished",
     error: str | None = None,
     media: list[dict[str, Any]] | None = None,
+    odd: Mapping[int, str] | None = None,
     **arguments: Any,
 ) -> RunData:
-    """Write a run of ``rows`` rows, one each ten steps, with an evaluation after every fifth, and read it back."""
+    """Write a run of ``rows`` rows, one each ten steps, with an evaluation after every fifth, and read it back.
+
+    ``odd`` gives losses that are not finite, by their step.
+    """
     spool = Spool(str(folder))
     told = {"seed": 42, "learning_rate": 0.001} | arguments
     environment = {"python": "3.11", "device": "cpu"}
     spool.append("start", step=0, data={"name": name, "arguments": told, "environment": environment})
     for number, loss in enumerate(losses(rows, scale=scale), start=1):
         step = number * 10
-        row = {"loss": loss, "learning_rate": 0.001 * (1 - number / rows), "grad_norm": 2 * loss, "timing": TIMING}
+        row: dict[str, Any] = {
+            "loss": (odd or {}).get(step, loss),
+            "learning_rate": 0.001 * (1 - number / rows),
+            "grad_norm": 2 * loss,
+            "timing": TIMING,
+        }
         spool.append("log", step=step, epoch=number / 10, data=row)
         if number % 5 == 0:
             spool.append("log", step=step, data={"eval_loss": loss * 1.5, "eval_accuracy": 1 - loss / 4})
