@@ -151,7 +151,10 @@ class CheckpointManager:
         if self._writers.is_writer:
             told = CommittedCheckpoint(path=join(self.output_dir, name), step=step, run_id=self.run_id)
             for listener in self.listeners:
-                listener(told)
+                try:
+                    listener(told)
+                except Exception as error:  # the checkpoint is committed: who hears of it cannot undo that
+                    logger.warning("%s was committed, and a listener failed to hear of it: %r", told.path, error)
 
     def open_save_in(self, folder: str) -> CheckpointSave | None:
         """The checkpoint that is being written into this very folder, if one is."""

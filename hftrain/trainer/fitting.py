@@ -95,7 +95,8 @@ def fit(trainer: Trainer, resume_from: bool | str | None) -> TrainOutput:
         refuse_lack_of_space(trainer, runner.optimizer)
         trainer._runner = runner
         started, first_step = time.time(), trainer.state.global_step
-        with reported(trainer, resumed_step=first_step if resume is not None else None, times=times):
+        resumed_step = first_step if resume is not None else None
+        with reported(trainer, resumed_step=resumed_step, times=times, remote_ids=_remote_ids(resume)):
             with (
                 _watched(trainer),
                 direct_calls_in_precision(trainer),
@@ -167,6 +168,12 @@ def _neighbourly(state: TrainerState, reader: CheckpointReader) -> TrainerState:
 def _run_id(trainer: Trainer, resume: Resume | None) -> str:
     known = resume.reader.fields("run").get("run_id") if resume is not None and resume.reader.has("run") else None
     return trainer._running_engine().broadcast_object(known or new_run_id(datetime.now().astimezone()))
+
+
+def _remote_ids(resume: Resume | None) -> dict[str, str]:
+    """Return each tracker's id of the run, as the checkpoint has it."""
+    is_known = resume is not None and resume.reader.has("run")
+    return (resume.reader.fields("run").get("remote_ids") or {}) if resume is not None and is_known else {}
 
 
 def _runner(trainer: Trainer, resume: Resume | None, times: StepTimes | None) -> LoopRunner:

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -20,9 +20,12 @@ from hftrain.errors import ConfigurationError, PluginUnavailableError, TrainingI
 from hftrain.plugin_api.registry import Kind, registry
 from hftrain.plugin_api.runs import local_folder
 from hftrain.plugin_api.tracker import Run, Status, Tracker
+from hftrain.plugin_api.values import is_secret_key, masked
 from hftrain.plugin_api.worker import text_of
 from hftrain.trainer.environment import environment_of
+from hftrain.trainer.final_model import tell_final_model
 from hftrain.trainer.report_page import write_report
+from hftrain.trainer.run_copy import close_within, copy_of_run
 
 if TYPE_CHECKING:
     from hftrain.args.training import TrainingArguments
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_SECRET_LENGTH = 6
 _PRUNED = "TrialPruned"
 """What a search raises to end a trial that is not promising; its package need not be there."""
 
@@ -44,10 +48,12 @@ def tracking_for(trainer: Trainer) -> Tracking | None:
     is_by_default = isinstance(args.report_to, FoundTrackers)
     names = list(args.report_to or [])
     is_reporting = trainer.is_world_process_zero()
-    if is_by_default:
-        classes = _that_can_start(names) if is_reporting else {}
+    if not is_by_default:
+        classes = _named(names)  # on all ranks, so that all of them raise
+    elif is_reporting:
+        classes = _that_can_start(names)
     else:
-        classes = {name: _class_of(name) for name in names}  # on all ranks, so that all of them raise
+        classes = {}
     if not is_reporting or not (classes or args.report):  # a report is made of the run's own record
         return None
     itself = weakref.ref(trainer)
@@ -67,38 +73,59 @@ def tracking_for(trainer: Trainer) -> Tracking | None:
 
 
 @contextmanager
-def reported(trainer: Trainer, *, resumed_step: int | None, times: StepTimes | None = None) -> Iterator[None]:
+def reported(
+    trainer: Trainer,
+    *,
+    resumed_step: int | None,
+    times: StepTimes | None = None,
+    remote_ids: Mapping[str, str] | None = None,
+) -> Iterator[None]:
     """Report the run inside. All ranks must enter this.
 
     Args:
         trainer: ready to train.
         resumed_step: the step that it goes on from; None if it begins.
         times: what its time is spent on; its rows carry that to the run's record.
+        remote_ids: each tracker's id of the run, as the checkpoint has it.
 
     Raises:
         ConfigurationError: on all ranks, if a tracker that the user named did not start.
     """
-    if not (trainer.args.report_to or trainer.args.report):
+    is_by_default = isinstance(trainer.args.report_to, FoundTrackers)  # which these are, other nodes may see otherwise
+    if not (trainer.args.report_to or trainer.args.report or is_by_default):
         yield
         return
-    tracking, text = trainer._tracking, None
+    tracking, text, copy = trainer._tracking, None, None
     if tracking is not None:
         try:
-            tracking.begin(run_of(trainer, resumed_step=resumed_step))
+            run = run_of(trainer, resumed_step=resumed_step)
+            copy = copy_of_run(run.folder, run.output_dir)
+            tracking.begin(run, remote_ids=remote_ids)
         except ConfigurationError as error:
             text = str(error)
+        except Exception as error:  # the other processes wait to hear of it
+            logger.debug("the run could not be reported", exc_info=True)
+            said = masked(text_of(error), secrets=known_secrets(trainer.args))
+            text = f"The run cannot be reported ({said}). Set report_to='none' to train without."
     text = trainer._running_engine().broadcast_object(text)
     if text is not None:
+        close_within(copy, 1.0)
         raise ConfigurationError(text)
+    if copy is not None and trainer._checkpoints is not None:
+        trainer._checkpoints.listeners.append(lambda _: copy.copy_soon())
     if tracking is not None and times is not None:
         times.start(trainer.state.global_step)
         tracking.take_timing = times.take
     try:
         yield
+        tell_final_model(trainer)
     except BaseException as error:
         _end(trainer, _status_of(error), error)
         raise
-    _end(trainer, "finished")
+    else:
+        _end(trainer, "finished")
+    finally:
+        close_within(copy, trainer.args.tracker_close_s)
 
 
 def _end(trainer: Trainer, status: Status, error: BaseException | None = None) -> None:
@@ -127,6 +154,7 @@ def run_of(trainer: Trainer, *, resumed_step: int | None = None) -> Run:
         environment=environment_of(args),
         max_steps=state.max_steps,
         resumed_step=resumed_step,
+        group=None if state.trial_name is None else args.run_name or os.path.basename(output_dir.rstrip("/")),
         trial=state.trial_name,
         trial_params=state.trial_params or {},
     )
@@ -134,12 +162,35 @@ def run_of(trainer: Trainer, *, resumed_step: int | None = None) -> Run:
 
 def known_secrets(args: TrainingArguments) -> tuple[str, ...]:
     """Return the texts that must reach no tracker: tokens in the arguments and in the environment."""
-    given = [value for name, value in vars(args).items() if is_secret(name) and isinstance(value, str)]
-    return tuple(dict.fromkeys([*given, *(os.environ[name] for name in ("HF_TOKEN",) if os.environ.get(name))]))
+    given = [value for name, value in vars(args).items() if is_secret(name) or is_secret_key(name)]
+    around = [value for name, value in os.environ.items() if is_secret_key(name)]
+    texts = [value for value in [*given, *around, _stored_token()] if isinstance(value, str)]
+    # The longest first: one may be the beginning of another. A shorter one is a word ("true", "1"), and no secret.
+    return tuple(sorted({text for text in texts if len(text) >= _SECRET_LENGTH}, key=lambda text: (-len(text), text)))
+
+
+def _stored_token() -> str | None:
+    """Return the hub's token that a login left on the disk."""
+    home = os.environ.get("HF_HOME") or os.path.join(os.path.expanduser("~"), ".cache", "huggingface")
+    try:
+        with open(os.environ.get("HF_TOKEN_PATH") or os.path.join(home, "token"), encoding="utf-8") as file:
+            return file.read(1000).strip()
+    except (OSError, ValueError):
+        return None
 
 
 def _class_of(name: str) -> type[Tracker]:
     return registry().load(Kind.TRACKER, name)
+
+
+def _named(names: list[str]) -> dict[str, type[Tracker]]:
+    """Return the class of each, once where ``name`` and ``dist:name`` are the same one."""
+    classes: dict[str, type[Tracker]] = {}
+    for name in names:
+        found = _class_of(name)
+        if found not in classes.values():
+            classes[name] = found
+    return classes
 
 
 def _that_can_start(names: list[str]) -> dict[str, type[Tracker]]:
