@@ -246,6 +246,16 @@ def test_what_is_installed_is_looked_for_once_in_a_process() -> None:
     assert registry() is registry()
 
 
+@pytest.mark.parametrize(("report_to", "num_scans"), [("none", 0), ("local", 0), ("all", 1)])
+def test_arguments_look_for_plugins_only_where_all_are_meant(report_to: str, num_scans: int) -> None:
+    code = (
+        "import sys; from hftrain import TrainingArguments; from hftrain.plugin_api.registry import registry; "
+        "TrainingArguments('out', report_to=sys.argv[1]); print(registry.cache_info().currsize)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, report_to], check=True, capture_output=True, text=True)
+    assert int(done.stdout) == num_scans
+
+
 def test_the_registry_imports_no_torch() -> None:
     code = "import sys, hftrain.plugin_api.registry as r; r.registry(); assert not {'torch', 'numpy'} & {*sys.modules}"
     subprocess.run([sys.executable, "-c", code], check=True)
