@@ -17,7 +17,8 @@ class TensorBoardTracker(Tracker):
     Environment:
         TENSORBOARD_LOGGING_DIR: where, instead of ``logging_dir``.
 
-    A resumed run goes on in the folder that it began; points of steps that are trained again are purged.
+    A resumed run goes on in the folder that it began; points of steps that are trained again are purged. A trial of a
+    search has a folder of its own. Folders and checkpoints are not kept: event files have no place for them.
     """
 
     api: ClassVar[int] = 1
@@ -25,14 +26,19 @@ class TensorBoardTracker(Tracker):
     extra: ClassVar[str] = "tensorboard"
 
     _writer: Any = None
+    _step = 0
+
+    def load(self) -> None:
+        """Import what writes event files."""
+        import torch.utils.tensorboard  # noqa: F401
 
     def start(self, run: Run) -> str | None:
         """Open an event file, and write what the run is made of."""
         from torch.utils.tensorboard import SummaryWriter
 
         folder = run.remote_id or os.environ.get("TENSORBOARD_LOGGING_DIR") or run.logging_dir
-        if run.trial is not None and run.remote_id is None:
-            folder = os.path.join(folder, run.trial)
+        if run.remote_id is None:
+            folder = os.path.join(folder, run.group or "", run.trial or "")  # TensorBoard groups by folder
         purge_step = None if run.resumed_step is None else run.resumed_step + 1
         self._writer = SummaryWriter(log_dir=folder, purge_step=purge_step)
         if run.remote_id is None:
@@ -41,6 +47,7 @@ class TensorBoardTracker(Tracker):
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Write the numbers of a step; they are on the disk when this returns."""
+        self._step = step
         for name, value in metrics.items():
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
@@ -76,15 +83,16 @@ class TensorBoardTracker(Tracker):
 
     def finish(self, status: Status, error: str | None) -> None:
         """Write how the run ended, and close the file."""
-        self._writer.add_text("status", status if error is None else f"{status}: {error}")
+        self._writer.add_text("status", status if error is None else f"{status}: {error}", self._step)
         self._writer.close()
 
     def _write_facts(self, run: Run) -> None:
         from torch.utils.tensorboard.summary import hparams
 
         self._writer.add_text("args", json.dumps(run.arguments, indent=2))
-        if run.model:
-            self._writer.add_text("model_config", json.dumps(run.model, indent=2))
+        for name, facts in (("model_config", run.model), ("trial", run.trial_params), ("environment", run.environment)):
+            if facts:
+                self._writer.add_text(name, json.dumps(facts, indent=2))
         chosen = {**_scalars(run.arguments), **_scalars(run.trial_params)}
         # Not add_hparams, which opens an event file in a folder of its own, shown as another run.
         for summary in hparams(chosen, {}):  # type: ignore[no-untyped-call]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+_OWN = ("images", "media", "parameters.json")
+_STATUS = {"FINISHED": "finished", "FAILED": "failed", "KILLED": "interrupted"}
 
 
 def read(folder: str) -> dict[str, Any]:
@@ -20,22 +24,26 @@ def read(folder: str) -> dict[str, Any]:
         run_id = run.info.run_id
         points |= {point.step: point.value for point in client.get_metric_history(run_id, "loss")}
         params |= run.data.params
-        artifacts += [entry.path for entry in client.list_artifacts(run_id) if entry.path not in ("images", "media")]
+        artifacts += [entry.path for entry in client.list_artifacts(run_id) if entry.path not in _OWN]
         media += [entry.path.removeprefix("media/") for entry in client.list_artifacts(run_id, "media")]
         images = (entry.path.removeprefix("images/") for entry in client.list_artifacts(run_id, "images"))
-        media += [name.partition("%")[0] for name in images if name.endswith(".png")]
+        media += [re.split("[%+]", name)[0] for name in images if name.endswith(".png")]
     names = {run.info.run_id: run.info.run_name for run in runs}
     parents = [run.data.tags.get("mlflow.parentRunId") for run in trained]
     return {
         "points": [[step, points[step]] for step in sorted(points)],
         "params": params,
         "metrics": {name: value for run in trained for name, value in run.data.metrics.items()},
-        "status": trained[-1].info.status,
+        "status": _status(trained[-1]),
         "artifacts": sorted(artifacts),
         "media": sorted(media),
         "runs": len(trained),
         "names": [run.info.run_name for run in trained],
         "tags": {name: value for run in trained for name, value in run.data.tags.items()},
-        "ends": [[run.info.status, run.data.tags.get("error")] for run in trained],
+        "ends": [[_status(run), run.data.tags.get("error")] for run in trained],
         "groups": [names[parent] for parent in parents if parent is not None],
     }
+
+
+def _status(run: Any) -> str:
+    return "pruned" if "pruned" in run.data.tags else _STATUS.get(run.info.status, run.info.status)

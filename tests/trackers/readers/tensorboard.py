@@ -22,6 +22,7 @@ def read(folder: str) -> dict[str, Any]:
         **last,
         "folders": list(dict.fromkeys(os.path.relpath(os.path.dirname(path), folder) for path in files)),
         "runs": len(runs),
+        "groups": [name for name in ("search-1",) if any(f"/{name}/" in path for path in files)],
         "ends": [run["status"].split(": ", 1) if ": " in run["status"] else [run["status"], None] for run in runs],
     }
 
@@ -35,7 +36,7 @@ def _run(found: Any) -> dict[str, Any]:
             return "{}"
         return str(found.Tensors(name)[-1].tensor_proto.string_val[0].decode())
 
-    facts = ("args", "model_config", "status", "environment", "error")
+    facts = ("args", "model_config", "status", "environment", "trial")
     texts = [name.removesuffix("/text_summary") for name in tags["tensors"]]
     return {
         "points": [[event.step, event.value] for event in found.Scalars("train/loss")],

@@ -4,43 +4,73 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 import struct
 from collections.abc import Iterator
 from typing import Any
 
+_STATUS = {0: ("finished", "pruned"), 1: ("failed",), 255: ("interrupted",)}
+"""The words of ours that go with an exit code, which W&B shows as Finished, Failed or Killed."""
+
 
 def read(folder: str) -> dict[str, Any]:
-    paths = sorted(glob.glob(f"{folder}/wandb/offline-run-*/*.wandb"))
-    points: dict[int, float] = {}
-    params: dict[str, Any] = {}
-    summary: dict[str, Any] = {}
-    artifacts, ids, code = [], set(), None
-    for path in paths:
+    found: dict[str, Any] = {"points": {}, "params": {}, "artifacts": {}, "media": set(), "metrics": {}}
+    runs: dict[str, Any] = {}
+    for path in sorted(glob.glob(f"{folder}/**/offline-run-*/*.wandb", recursive=True), key=os.path.getmtime):
+        summary: dict[str, Any] = {}
+        run_id = ""
         for record in _records(path):
             kind = record.WhichOneof("record_type")
             if kind == "history":
-                row = _items(record.history.item)
-                if "train/loss" in row:
-                    points[row["train/global_step"]] = row["train/loss"]
-            elif kind in ("config", "run"):
-                params |= _items((record.config if kind == "config" else record.run.config).update)
-                ids |= {record.run.run_id} if kind == "run" else set()
+                _take_row(_items(record.history.item), found)
+            elif kind == "config":
+                found["params"] |= _items(record.config.update)
+            elif kind == "run":
+                run_id = record.run.run_id
+                runs[run_id] = {"run": record.run}
+                found["params"] |= _items(record.run.config.update)
             elif kind == "summary":
                 summary |= _items(record.summary.update)
             elif kind == "exit":
-                code = record.exit.exit_code
-            elif kind == "request" and record.request.WhichOneof("request_type") == "log_artifact":
-                artifacts.append(record.request.log_artifact.artifact.name)
-            elif kind == "artifact":
-                artifacts.append(record.artifact.name)
-    status = f"{summary.get('status')} {code}"
+                code, status = record.exit.exit_code, summary.get("status")
+                assert status in _STATUS[code], (status, code)
+                runs[run_id]["end"] = [status, summary.get("error")]
+            elif (artifact := _artifact(record)) is not None:
+                found["artifacts"].setdefault(artifact.name, []).append(sorted(artifact.aliases))
+    points = found["points"]
+    told = [one["run"] for one in runs.values()]
+    ends = [one.get("end", [None, None]) for one in runs.values()]
     return {
         "points": [[step, points[step]] for step in sorted(points)],
-        "params": params,
-        "status": status,
-        "artifacts": sorted(artifacts),
-        "runs": len(ids),
+        "params": found["params"],
+        "metrics": found["metrics"],
+        "status": ends[-1][0] if ends else None,
+        "artifacts": sorted(found["artifacts"]),
+        "aliases": found["artifacts"],
+        "media": sorted(found["media"]),
+        "runs": len(runs),
+        "ends": ends,
+        "groups": sorted({run.run_group for run in told if run.run_group}),
+        "names": [run.display_name for run in told],
+        "projects": [run.project for run in told],
     }
+
+
+def _take_row(row: dict[str, Any], found: dict[str, Any]) -> None:
+    if "train/loss" in row:
+        found["points"][row["train/global_step"]] = row["train/loss"]
+    # A value that is seen has its type in a key below its own; gradients and parameters are named by their kind.
+    found["media"] |= {name.partition("/_type")[0] for name in row if name.endswith("/_type")}
+    found["media"] |= {name for name, value in row.items() if isinstance(value, dict) and "_type" in value}
+    found["metrics"] |= {name: value for name, value in row.items() if isinstance(value, (int, float, str))}
+
+
+def _artifact(record: Any) -> Any:
+    if record.WhichOneof("record_type") == "artifact":
+        return record.artifact
+    if record.WhichOneof("record_type") == "request" and record.request.HasField("log_artifact"):
+        return record.request.log_artifact.artifact
+    return None
 
 
 def _items(items: Any) -> dict[str, Any]:
