@@ -6,9 +6,9 @@ import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from hftrain.plugin_api.tracker import Artifact, Media, Run, Status, Tracker
+from hftrain.plugin_api.tracker import Artifact, Media, Run, Status
 from hftrain_integrations._reachable import check_reachable
-from hftrain_integrations._told_again import events_before
+from hftrain_integrations._told_again import TellsAgain
 
 _TRUE = ("1", "true", "yes", "on")
 _FRAMEWORKS: tuple[str, ...] = (
@@ -24,7 +24,7 @@ _FRAMEWORKS: tuple[str, ...] = (
 _FRAMEWORKS += ("megengine", "xgboost", "catboost", "fastai", "lightgbm", "gradio")
 
 
-class ClearmlTracker(Tracker):
+class ClearmlTracker(TellsAgain):
     """Logs to a ClearML task: the one that is current, or one of its own.
 
     Environment:
@@ -70,9 +70,8 @@ class ClearmlTracker(Tracker):
             self._task.set_configuration_object(name="Model Configuration", config_dict=dict(run.model))
         if run.trial_params:
             self._task.connect(dict(run.trial_params), name="Trial")
-        if self._is_ours and is_offline and _was_killed(self._task, run.remote_id):
-            for event in events_before(run):
-                self.deliver(event, folder=run.folder)
+        if self._is_ours and is_offline:
+            self._tell_again(run)  # what a killed process had not written yet
         return str(self._task.id)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -138,14 +137,6 @@ def _begin(task: Any, run: Run, *, is_offline: bool) -> Any:
         auto_connect_streams=False,
         auto_resource_monitoring=False,
     )
-
-
-def _was_killed(task: Any, remote_id: str | None) -> bool:
-    """Whether the run's session before this one was never closed: it is a folder, and no archive."""
-    if remote_id is None:
-        return False
-    session = os.path.join(os.path.dirname(str(task.get_offline_mode_folder())), remote_id)
-    return not os.path.exists(f"{session}.zip")
 
 
 def _check_server() -> None:

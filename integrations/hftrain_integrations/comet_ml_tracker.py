@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from hftrain.plugin_api.tracker import Artifact, Media, Run, Status, Tracker
+from hftrain.plugin_api.tracker import Artifact, Media, Run, Status
 from hftrain_integrations._reachable import check_reachable
-from hftrain_integrations._told_again import events_before
+from hftrain_integrations._told_again import TellsAgain
 
 _START_MODES = ("get_or_create", "get", "create")
 _MODES = (*_START_MODES, "online", "offline", "disabled")
 _TRUE = ("1", "true", "yes", "on")
-_EMPTY_ARCHIVE_BYTES = 22  # a ZIP file without an entry
 
 
-class CometTracker(Tracker):
+class CometTracker(TellsAgain):
     """Logs to a Comet experiment: the one that is running, or one of its own.
 
     Environment:
@@ -61,24 +59,26 @@ class CometTracker(Tracker):
         if not (is_offline or is_off):
             _check_server()
         key = run.remote_id or os.environ.get("COMET_EXPERIMENT_KEY")
-        was_killed = is_offline and run.remote_id is not None and _has_empty_archive(run.remote_id)
         running = comet_ml.get_running_experiment()
-        self._is_ours = running is None
-        self._experiment = running or comet_ml.start(
-            online=not (is_offline or is_off),
-            mode=start_mode,
-            experiment_key=key,
-            experiment_config=comet_ml.ExperimentConfig(
-                name=run.trial or run.name,
-                log_code=False,
-                parse_args=False,  # a command line may hold secrets; the arguments are told below, without
-                disabled=is_off,
-            ),
+        self._is_ours = running is None or running.ended  # one that has ended is still called the running one
+        self._experiment = (
+            running
+            if not self._is_ours
+            else comet_ml.start(
+                online=not (is_offline or is_off),
+                mode=start_mode,
+                experiment_key=key,
+                experiment_config=comet_ml.ExperimentConfig(
+                    name=run.trial or run.name,
+                    log_code=False,
+                    parse_args=False,  # a command line may hold secrets; the arguments are told below, without
+                    disabled=is_off,
+                ),
+            )
         )
         self._describe(run)
-        if was_killed:
-            for event in events_before(run):
-                self.deliver(event, folder=run.folder)
+        if is_offline and self._is_ours:
+            self._tell_again(run)  # a killed process leaves an empty archive
         return str(self._experiment.get_key())
 
     def _describe(self, run: Run) -> None:
@@ -101,7 +101,7 @@ class CometTracker(Tracker):
                 self._experiment.log_text(file.read(), step=media.step, metadata={"name": media.name})
         else:
             import numpy as np
-            from comet_ml.utils import Histogram
+            from comet_ml import Histogram
 
             histogram = Histogram()
             with np.load(media.path) as values:
@@ -148,13 +148,6 @@ def _start_mode() -> str:
 def _is_offline() -> bool:
     online = os.environ.get("COMET_START_ONLINE", "").strip().lower()
     return _mode() == "offline" or (_mode() != "online" and online != "" and online not in _TRUE)
-
-
-def _has_empty_archive(key: str) -> bool:
-    from comet_ml import get_config
-
-    archives = glob.glob(os.path.join(glob.escape(get_config("comet.offline_directory")), f"{key}*.zip"))
-    return any(os.path.getsize(archive) <= _EMPTY_ARCHIVE_BYTES for archive in archives)
 
 
 def _check_server() -> None:

@@ -84,6 +84,8 @@ class FlyteTracker(Tracker):
             Deck(name, _listed(values))
         if self._media:
             Deck("Media", "".join(self._media))
+        if status != "finished":  # the deck of a task that raises is not written otherwise
+            Deck.publish()
 
 
 _HINT = "no Flyte task is running here; call train() inside a function with @task(enable_deck=True)"

@@ -8,15 +8,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
-from hftrain.plugin_api.tracker import Artifact, Media, Run, Status, Tracker
+from hftrain.plugin_api.tracker import Artifact, Media, Run, Status
 from hftrain.plugin_api.values import flat
 from hftrain_integrations._reachable import check_reachable
+from hftrain_integrations._told_again import TellsAgain
 
 _LOCAL_MODES = ("offline", "local", "disabled")
 _CLOUD_MODES = ("cloud", "online")
 
 
-class SwanlabTracker(Tracker):
+class SwanlabTracker(TellsAgain):
     """Logs to a SwanLab experiment: the one that is running, or one of its own.
 
     Environment:
@@ -24,7 +25,8 @@ class SwanlabTracker(Tracker):
         SWANLAB_PROJECT, SWANLAB_WORKSPACE, SWANLAB_LOG_DIR: where it is kept.
         SWANLAB_API_KEY, SWANLAB_API_HOST, SWANLAB_WEB_HOST: of the cloud, or of a server of one's own.
 
-    A resumed run goes on in the same experiment in the cloud; elsewhere it is another folder with the same id.
+    A resumed run goes on in the same experiment in the cloud; elsewhere it is another folder of the same id, which
+    has the rows of a killed process too.
     """
 
     api: ClassVar[int] = 1
@@ -65,6 +67,8 @@ class SwanlabTracker(Tracker):
                     id=remote_id,
                     resume="allow",
                 )
+        if _is_local() and self._is_ours:
+            self._tell_again(run)  # a killed process leaves an empty file
         swanlab.config.update({"FRAMEWORK": "hftrain", **run.model, **run.arguments, **flat(run.trial_params)})
         return remote_id
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import socket
 import sys
 from collections.abc import Iterator
 
-from train import _loopback_only, in_its_place, train
+from train import in_its_place, loopback_only, train
 
 from hftrain import TrainingInterrupted
 from hftrain.callbacks.tracking import Tracking, TrackingSettings
@@ -23,7 +22,7 @@ from hftrain.plugin_api.tracker import Run, Tracker
 
 def main(tracker: str) -> None:
     """Run all three, one after the other."""
-    socket.getaddrinfo = _loopback_only
+    loopback_only()
     options = argparse.Namespace(tracker=tracker, output_dir="out", resume=False, odd=False, kill_at=None)
     with _inside("failed"), contextlib.suppress(CallbackError):
         in_its_place(tracker, lambda: train(argparse.Namespace(**vars(options), fail_at=4, interrupt_at=None)))

@@ -31,6 +31,7 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
     },
     "comet_ml": {
         "COMET_MODE": "offline",
+        "COMET_PROJECT_NAME": "demo",
         "COMET_OFFLINE_DIRECTORY": "{folder}/comet",
         "COMET_DISABLE_AUTO_LOGGING": "1",
         "COMET_AUTO_LOG_GIT_METADATA": "false",
@@ -41,6 +42,8 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
     },
     "clearml": {
         "CLEARML_OFFLINE_MODE": "1",
+        "CLEARML_PROJECT": "demo",
+        "CLEARML_TASK": "task-of-mine",
         "CLEARML_CACHE_DIR": "{folder}/cache",
         "CLEARML_LOG_LEVEL": "ERROR",
         "CLEARML_SUPPRESS_UPDATE_MESSAGE": "1",
@@ -62,6 +65,7 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
     },
     "trackio": {
         "TRACKIO_DIR": "{folder}/trackio",
+        "TRACKIO_PROJECT": "demo",
         "GRADIO_ANALYTICS_ENABLED": "False",
         "TRACKIO_SHOW_DASHBOARD": "0",
         "TRACKIO_LOG_MODEL": "1",
@@ -74,6 +78,18 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
         "HF_DVCLIVE_LOG_MODEL": "all",
     },
 }
+
+
+KEEPS_CHECKPOINTS = {
+    "clearml": "CLEARML_LOG_MODEL",
+    "comet_ml": "COMET_LOG_ASSETS",
+    "dvclive": "HF_DVCLIVE_LOG_MODEL",
+    "mlflow": "HF_MLFLOW_LOG_ARTIFACTS",
+    "neptune": "NEPTUNE_LOG_CHECKPOINTS",
+    "trackio": "TRACKIO_LOG_MODEL",
+    "wandb": "WANDB_LOG_MODEL",
+}
+"""The variable that has a tracker keep checkpoints; without it, it keeps none."""
 
 
 def environment(tracker: str, folder: Path) -> dict[str, str]:

@@ -15,26 +15,39 @@ from typing import Any
 
 import pytest
 
-from tests.trackers.environments import environment
+from tests.trackers.environments import KEEPS_CHECKPOINTS, environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.trackers]
 
 HERE = Path(__file__).parent
-TRACKERS = ("clearml", "comet_ml", "dvclive", "flyte", "neptune", "swanlab", "trackio")
-HAS_ONE_RUN = ("comet_ml", "dvclive", "flyte", "swanlab", "trackio")
-"""Where what a resumed run tells is the same run; the others' offline formats keep each process apart."""
-CHECKPOINTS = ("clearml", "comet_ml", "dvclive", "flyte", "neptune", "trackio")
-MEDIA = {
-    "clearml": ["picture", "sample", "weights"],
-    "comet_ml": ["picture", "sample", "weights"],
-    "dvclive": ["picture"],
-    "neptune": ["picture", "sample", "weights"],
-    "flyte": ["picture", "sample"],
-    "swanlab": ["picture", "sample", "weights"],
-    "trackio": ["picture", "sample", "weights"],
+TRACKERS = (
+    "clearml",
+    "comet_ml",
+    "dvclive",
+    "flyte",
+    "mlflow",
+    "neptune",
+    "swanlab",
+    "tensorboard",
+    "trackio",
+    "wandb",
+)
+KEEPS_APART = ("clearml", "neptune")
+"""Their offline formats keep each process apart; in the others, what a resumed run tells is in the same run."""
+CHECKPOINTS = {
+    "flyte": ["checkpoint"],
+    "swanlab": [],
+    "tensorboard": [],
+    "wandb": ["checkpoint-first-run"],  # with two versions
 }
-ARTIFACTS = ("clearml", "comet_ml", "dvclive", "neptune", "swanlab", "trackio")
-GROUPS = ("clearml", "comet_ml", "dvclive", "flyte", "neptune", "swanlab", "trackio")
+"""What stands for checkpoints where it is not checkpoint-10 and checkpoint-20."""
+EVERY_KIND = ["picture", "sample", "weights"]
+MEDIA = {
+    "dvclive": ["picture"],
+    "flyte": ["picture", "sample"],
+}
+"""What is shown of a picture, a text and a histogram where it is not all of them."""
+KEEPS_NO_FOLDERS = ("flyte", "tensorboard")
 
 
 @dataclass(frozen=True)
@@ -49,9 +62,10 @@ class Life:
 def run(script: str, tracker: str, folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Run a script of this folder in a process of its own, where the tracker's settings are."""
     command = [sys.executable, str(HERE / script), tracker, *options]
-    return subprocess.run(
-        command, check=False, cwd=folder, env=environment(tracker, folder), capture_output=True, text=True, timeout=240
-    )
+    variables = environment(tracker, folder)
+    if script == "endings.py":
+        variables.pop(KEEPS_CHECKPOINTS.get(tracker, ""), None)
+    return subprocess.run(command, check=False, cwd=folder, env=variables, capture_output=True, text=True, timeout=240)
 
 
 def read_back(tracker: str, folder: Path) -> dict[str, Any]:
@@ -93,7 +107,7 @@ def test_each_step_is_there_once_also_of_a_run_that_was_killed(life: Life) -> No
 
 
 def test_a_resumed_run_is_the_same_one_where_its_service_can(life: Life) -> None:
-    assert life.found["runs"] == (1 if life.tracker in HAS_ONE_RUN else 2)
+    assert life.found["runs"] == (2 if life.tracker in KEEPS_APART else 1)
 
 
 def test_arguments_and_the_models_configuration_are_there(life: Life) -> None:
@@ -106,22 +120,26 @@ def test_a_finished_run_says_so(life: Life) -> None:
 
 
 def test_checkpoints_are_kept_where_the_service_can(life: Life) -> None:
-    expected = (
-        ["checkpoint"]
-        if life.tracker == "flyte"
-        else ["checkpoint-10", "checkpoint-20"]
-        if life.tracker in CHECKPOINTS
-        else []
-    )
+    expected = CHECKPOINTS.get(life.tracker, ["checkpoint-10", "checkpoint-20"])
     assert [name for name in life.found["artifacts"] if name.startswith("checkpoint")] == expected
 
 
+def test_no_checkpoint_is_kept_where_nobody_asked_for_it(life: Life) -> None:
+    if life.tracker in KEEPS_CHECKPOINTS:  # the interrupted run has one
+        assert life.ends["artifacts"] == []
+
+
+def test_the_variables_of_the_environment_name_the_project_or_the_task(life: Life) -> None:
+    assert life.found.get("project", "demo") == "demo"
+    assert life.found.get("name", "task-of-mine") == "task-of-mine"
+
+
 def test_a_folder_is_kept_where_the_service_can(life: Life) -> None:
-    assert ("notes" in life.found["artifacts"]) == (life.tracker in ARTIFACTS)
+    assert ("notes" in life.found["artifacts"]) == (life.tracker not in KEEPS_NO_FOLDERS)
 
 
 def test_what_is_to_be_seen_is_there_where_the_service_can(life: Life) -> None:
-    assert life.found["media"] == MEDIA[life.tracker]
+    assert life.found["media"] == MEDIA.get(life.tracker, EVERY_KIND)
 
 
 def test_a_run_that_failed_says_why(life: Life) -> None:
@@ -140,4 +158,4 @@ def test_a_trial_that_was_pruned_says_so(life: Life) -> None:
 
 def test_a_trial_has_its_parameters_and_its_group(life: Life) -> None:
     assert float(life.ends["params"]["rate"]) == 0.25
-    assert life.ends["groups"] == (["search-1"] if life.tracker in GROUPS else [])
+    assert life.ends["groups"] == ["search-1"]

@@ -30,6 +30,11 @@ def _loopback_only(host: Any, *rest: Any, **named: Any) -> Any:
     return _resolve(host, *rest, **named)
 
 
+def loopback_only() -> None:
+    """Have every look-up of another machine's address fail."""
+    socket.getaddrinfo = _loopback_only
+
+
 class Countdown(TaskModule):
     """Its loss at each step is one over the step. It takes more than it needs, since trackers are told of that."""
 
@@ -87,7 +92,7 @@ def main() -> None:
     parser.add_argument("--interrupt-at", type=int)
     parser.add_argument("--odd", action="store_true")
     options = parser.parse_args()
-    socket.getaddrinfo = _loopback_only
+    loopback_only()
     in_its_place(options.tracker, lambda: train(options))
 
 

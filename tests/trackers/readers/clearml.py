@@ -30,7 +30,7 @@ def read(folder: str) -> dict[str, Any]:
         own |= dict(line.split(" = ", 1) for line in configuration.splitlines() if " = " in line)
         params |= own
         ends.append([own.get("status"), own.get("error")])
-        names.append([task.get("project"), task["name"]])
+        names.append(task["name"])
         tags |= set(task.get("tags") or [])
         artifacts |= {one["key"] for one in task.get("execution", {}).get("artifacts", [])}
     return {
@@ -39,7 +39,7 @@ def read(folder: str) -> dict[str, Any]:
         "status": ends[-1][0],
         "ends": ends,
         "groups": sorted(tags),
-        "names": names,
+        "name": names[0],
         "artifacts": sorted(artifacts),
         "media": sorted(media),
         "runs": len(ends),

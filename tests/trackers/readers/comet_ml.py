@@ -45,7 +45,7 @@ def read(folder: str) -> dict[str, Any]:
         "artifacts": sorted(artifacts),
         "media": sorted(media),
         "runs": len(keys),
-        "projects": list(projects),
+        "project": ", ".join(projects),
     }
 
 

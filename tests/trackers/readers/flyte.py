@@ -23,7 +23,7 @@ def read(folder: str) -> dict[str, Any]:
             ends.append([facts["status"], facts.get("error")])
             groups |= {facts["group"]} if "group" in facts else set()
         media |= set(re.findall(r"<h3>(\w+), step", page))
-    weights = glob.glob(f"{folder}/**/local_flytekit/**/model.safetensors", recursive=True)
+    weights = glob.glob(f"{folder}/**/__cp/model.safetensors", recursive=True)
     return {
         "points": [[step, points[step]] for step in sorted(points)],
         "params": params,

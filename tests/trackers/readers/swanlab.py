@@ -15,6 +15,8 @@ def read(folder: str) -> dict[str, Any]:
     params: dict[str, Any] = {}
     ends, ids, groups, media, projects, artifacts = [], set(), set(), set(), set(), set()
     for path in sorted(glob.glob(f"{folder}/swanlog/run-*/*.swanlab"), key=os.path.getmtime):
+        if not os.path.getsize(path):  # of a killed process
+            continue
         for kind, record in _records(path):
             if kind == "start":
                 ids.add(record.start.id)
@@ -39,7 +41,7 @@ def read(folder: str) -> dict[str, Any]:
         "artifacts": sorted(artifacts),
         "media": sorted(media),
         "runs": len(ids),
-        "projects": sorted(projects),
+        "project": ", ".join(projects),
     }
 
 

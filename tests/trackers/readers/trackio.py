@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 import sqlite3
 from typing import Any
 
@@ -37,4 +38,5 @@ def read(folder: str) -> dict[str, Any]:
         "artifacts": artifacts,
         "media": sorted(media),
         "runs": len(ends),
+        "project": os.path.basename(path).removesuffix(".db"),
     }

@@ -1,0 +1,52 @@
+"""Starts a tracker with settings of the environment, one after the other: ``python starts.py TRACKER``, cases on stdin.
+
+The cases are a JSON list of mappings of variables, null takes one away. Prints a JSON list: the error's text, or null,
+and the seconds it took.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+
+from train import loopback_only
+
+from hftrain.plugin_api.registry import Kind, registry
+from hftrain.plugin_api.tracker import Run, Tracker
+from hftrain.plugin_api.worker import text_of
+
+
+def main(name: str) -> None:
+    """Start each, and end those that start."""
+    loopback_only()
+    loaded: type[Tracker] = registry().load(Kind.TRACKER, name)
+    before = dict(os.environ)
+    found = []
+    for number, case in enumerate(json.load(sys.stdin)):
+        for key, value in case.items():
+            os.environ.pop(key, None)
+            if value is not None:
+                os.environ[key] = value
+        found.append(_start(loaded(), str(number)))
+        os.environ.clear()
+        os.environ.update(before)
+    print(json.dumps(found))
+
+
+def _start(tracker: Tracker, number: str) -> tuple[str | None, float]:
+    begun = time.monotonic()
+    folder = os.path.abspath(number)
+    os.makedirs(folder)
+    try:
+        tracker.start(Run(run_id=f"run-{number}", name="n", folder=folder, output_dir=folder, arguments={"seed": 1}))
+    except Exception as error:
+        return text_of(error), time.monotonic() - begun
+    tracker.log({"train/loss": 1.0}, 1)
+    tracker.finish("finished", None)
+    return None, time.monotonic() - begun
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
