@@ -11,6 +11,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 from hftrain.errors import ConfigurationError, PluginError
@@ -124,9 +125,13 @@ def _check_name(method: str, name: Any) -> None:
 def _step(trainer: TrainerBase, step: int | None) -> int:
     if step is None:
         return trainer.state.global_step
-    if isinstance(step, bool) or not isinstance(step, int) or step < 0:
+    try:
+        number = index(step)
+    except TypeError:
+        number = -1
+    if number < 0 or isinstance(step, bool):
         raise ConfigurationError(f"log_media: step={step!r} is no step. Give an integer of at least 0, or None.")
-    return step
+    return number
 
 
 def _safe(name: str, *, is_file: bool = False) -> str:

@@ -60,8 +60,11 @@ def write_histogram(value: Any, path: str) -> int:
         ConfigurationError: it holds something else than numbers.
     """
     try:
-        numbers = np.asarray(_on_host(value)).astype(np.float64).ravel()
-    except (TypeError, ValueError) as error:
+        array = _on_host(value)
+        if array.dtype.kind not in "biufO":
+            raise TypeError(f"an array of {array.dtype}")
+        numbers = array.astype(np.float64).ravel()
+    except (TypeError, ValueError, RuntimeError) as error:  # the last is torch's, of a list of tensors with gradients
         raise ConfigurationError(
             f"kind='histogram' takes an array, a tensor or a list of numbers; found {_found(value)} ({error})."
         ) from error

@@ -196,7 +196,7 @@ def test_a_histogram_of_odd_numbers_has_them_all(tmp_path: Path, value: list[Any
         assert found["counts"].sum() <= np.size(value) - num_left_out
 
 
-@pytest.mark.parametrize("value", ["text", object(), [[1], [1, 2]]])
+@pytest.mark.parametrize("value", ["text", ["1"], 1j, object(), [[1], [1, 2]], [torch.ones(1, requires_grad=True)]])
 def test_a_histogram_of_no_numbers_is_refused(tmp_path: Path, value: Any) -> None:
     with pytest.raises(ConfigurationError, match="kind='histogram' takes"):
         write_histogram(value, str(tmp_path / "x.npz"))
