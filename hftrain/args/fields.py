@@ -6,6 +6,8 @@ from dataclasses import field
 from enum import Enum
 from typing import Any, TypeVar
 
+from hftrain.plugin_api.values import is_secret_key
+
 T = TypeVar("T")
 
 SHOWN_LENGTH = 200  # characters of a value in a message; a whole configuration would hide the sentence around it
@@ -24,8 +26,8 @@ def own_default(group: Any, name: str) -> Any:
 
 
 def is_secret(name: str) -> bool:
-    """Whether the argument's value must never be shown or stored."""
-    return name.endswith("_token")
+    """Whether the argument's value must never be shown or stored; a subclass may add such a one, by its name."""
+    return name.endswith("_token") or is_secret_key(name)
 
 
 def masked(name: str) -> str:
