@@ -27,9 +27,17 @@ class CodecarbonTracker(Tracker):
     _measure: Any = None
 
     def start(self, run: Run) -> str | None:
-        """Begin to measure."""
-        import codecarbon
+        """Begin to measure.
 
+        Raises:
+            ValueError: CODECARBON_COUNTRY_ISO_CODE names no country; the client would measure nothing.
+        """
+        import codecarbon
+        from codecarbon.input import DataSource
+
+        country = os.environ.get("CODECARBON_COUNTRY_ISO_CODE")
+        if country and country.upper() not in DataSource().get_global_energy_mix_data():
+            raise ValueError(f"CODECARBON_COUNTRY_ISO_CODE={country!r} is no code of three letters, such as FRA")
         folder = os.environ.get("CODECARBON_OUTPUT_DIR") or (run.folder if "://" in run.output_dir else run.output_dir)
         os.makedirs(folder, exist_ok=True)
         settings: dict[str, Any] = {
@@ -41,7 +49,6 @@ class CodecarbonTracker(Tracker):
         }
         settings = {key: value for key, value in settings.items() if f"CODECARBON_{key.upper()}" not in os.environ}
         settings["output_dir"] = folder
-        country = os.environ.get("CODECARBON_COUNTRY_ISO_CODE")
         if country:
             self._measure = codecarbon.OfflineEmissionsTracker(country_iso_code=country, **settings)
         else:

@@ -159,3 +159,14 @@ def test_a_trial_that_was_pruned_says_so(life: Life) -> None:
 def test_a_trial_has_its_parameters_and_its_group(life: Life) -> None:
     assert float(life.ends["params"]["rate"]) == 0.25
     assert life.ends["groups"] == ["search-1"]
+
+
+def test_codecarbon_has_a_row_for_each_process_of_a_run_also_of_one_that_was_killed(tmp_path: Path) -> None:
+    assert run("train.py", "codecarbon", tmp_path, "out", "--odd", "--kill-at", "15").returncode == -9
+    resumed = run("train.py", "codecarbon", tmp_path, "out", "--odd", "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    found = read_back("codecarbon", tmp_path)
+    assert min(found["energy"]) > 0
+    assert len(found["ids"]) == 2
+    assert len(set(found["ids"])) == 1
+    assert (found["countries"], found["names"]) == (["FRA", "FRA"], ["first-run", "first-run"])
