@@ -154,6 +154,6 @@ def _is_offline() -> bool:
 def _has_credentials() -> bool:
     if os.environ.get("CLEARML_API_ACCESS_KEY") and os.environ.get("CLEARML_API_SECRET_KEY"):
         return True
-    from clearml.backend_api import Session
+    from clearml.config import ConfigWrapper
 
-    return bool(Session.config and Session.config.get("api.credentials.access_key", None))
+    return bool(ConfigWrapper.get("api.credentials.access_key", None))

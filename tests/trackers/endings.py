@@ -53,7 +53,7 @@ def prune(name: str) -> None:
         trial_params={"rate": 0.25},
         group="search-1",
     )
-    tracking = Tracking({name: loaded}, TrackingSettings())
+    tracking = Tracking({name: loaded}, TrackingSettings(start_s=120.0))
     tracking.begin(run)
     for step in (1, 2, 3):
         tracking.report("log", step=step, data={"loss": 1 / step})

@@ -8,6 +8,7 @@ thousands of parameters, very long ones, rows of what is no number; and a pictur
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import signal
 import socket
@@ -136,6 +137,10 @@ def train(options: argparse.Namespace) -> None:
         tells = TellOddThings()
         tells.trainer = trainer
         trainer.add_callback(tells)
+    # A machine that does much else takes longer than the limit to import some clients.
+    tracking = trainer._tracking
+    assert tracking is not None
+    tracking._settings = dataclasses.replace(tracking._settings, start_s=120.0)
     trainer.train(resume_from_checkpoint="auto" if options.resume else None)
 
 
