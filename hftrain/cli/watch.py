@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -34,8 +35,12 @@ def run(options: argparse.Namespace, output: Output) -> int:
     if options.json or options.once:
         return _once(options, output)
     follower = Follower(options.run)
-    if options.plain or not sys.stdout.isatty():
-        found = _lines(follower, options)
+    if options.plain or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
+        try:
+            found = _lines(follower, options)
+        except BrokenPipeError:  # whoever reads has seen enough; nothing is left to be flushed at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
     else:
         check_installed()
         found = _live(follower, options)

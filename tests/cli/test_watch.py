@@ -106,6 +106,20 @@ def test_a_terminal_shows_the_run_and_keeps_the_last_frame(tmp_path: Path) -> No
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")  # the cursor is back
 
 
+def test_a_reader_who_has_seen_enough_ends_it_quietly(tmp_path: Path) -> None:
+    spool = Spool(str(tmp_path / "runs" / RUN))
+    spool.append("log", step=1, data={"loss": 1.0})
+    watching = watch(str(tmp_path), "--interval", "0.05", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert watching.stdout is not None
+    assert watching.stdout.readline().startswith("step 1")
+    watching.stdout.close()
+    spool.append("log", step=2, data={"loss": 1.0})
+    assert watching.wait(timeout=120) == 0
+    assert watching.stderr is not None
+    assert watching.stderr.read() == ""
+    watching.stderr.close()
+
+
 def test_ctrl_c_leaves_cleanly(tmp_path: Path) -> None:
     Spool(str(tmp_path / "runs" / RUN)).append("start", step=0, data={"name": "mine"})
     code, text = in_terminal([str(tmp_path)], until="mine")
