@@ -33,19 +33,32 @@ class TrackioTracker(Tracker):
     _run: Any = None
 
     def start(self, run: Run) -> str | None:
-        """Begin or go on with the run."""
+        """Begin or go on with the run.
+
+        Raises:
+            ConnectionError: the Space that is named cannot be used.
+        """
         import trackio
 
         name = run.remote_id or f"{run.trial or run.name or 'run'}-{run.run_id}"
-        self._run = trackio.init(
-            project=os.environ.get("TRACKIO_PROJECT", "huggingface"),
-            name=name,
-            group=run.group,
-            space_id=os.environ.get("TRACKIO_SPACE_ID"),
-            config={**run.model, **run.arguments, **run.trial_params},
-            resume="allow",
-            embed=False,
-        )
+        space_id = os.environ.get("TRACKIO_SPACE_ID")
+        try:
+            self._run = trackio.init(
+                project=os.environ.get("TRACKIO_PROJECT", "huggingface"),
+                name=name,
+                group=run.group,
+                space_id=space_id,
+                config={**run.model, **run.arguments, **run.trial_params},
+                resume="allow",
+                embed=False,
+            )
+        except Exception as error:  # of the hub's client, of many kinds
+            if space_id is None:
+                raise
+            raise ConnectionError(
+                f"the Space {space_id!r} cannot be used ({error}): set TRACKIO_SPACE_ID to one that is yours, and "
+                "HF_TOKEN; without TRACKIO_SPACE_ID the run is kept here"
+            ) from error
         return name
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
