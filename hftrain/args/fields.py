@@ -25,9 +25,9 @@ def own_default(group: Any, name: str) -> Any:
     return owner.__dataclass_fields__[name].default
 
 
-def is_secret(name: str) -> bool:
+def is_secret(name: str, value: object = None) -> bool:
     """Whether the argument's value must never be shown or stored; a subclass may add such a one, by its name."""
-    return name.endswith("_token") or is_secret_key(name)
+    return name.endswith("_token") or (is_secret_key(name) and not isinstance(value, (bool, int, float)))
 
 
 def masked(name: str) -> str:
@@ -37,7 +37,7 @@ def masked(name: str) -> str:
 
 def shown(name: str, value: object) -> str:
     """``name=value`` as the user would write it, without secrets."""
-    if is_secret(name):
+    if is_secret(name, value):
         return f"{name}={masked(name)}"
     text = repr(plain(value))
     return f"{name}={text}" if len(text) <= SHOWN_LENGTH else f"{name}={text[:SHOWN_LENGTH]}..."

@@ -61,9 +61,10 @@ def masked(value: Any, *, secrets: Collection[str] = (), key: str = "") -> Any:
     Args:
         value: of `plain`.
         secrets: texts that must not be sent, wherever they stand.
-        key: under which it stands: one that names a token, key, secret or password hides what is under it.
+        key: under which it stands: one that names a token, key, secret or password hides what is under it, but for
+            numbers: ``mean_token_accuracy`` and ``num_key_value_heads`` are none.
     """
-    if is_secret_key(key) and value not in (None, "", [], {}) and not isinstance(value, bool):
+    if is_secret_key(key) and value not in (None, "", [], {}) and not _is_number(value):
         return MASK
     if isinstance(value, dict):
         return {name: masked(item, secrets=secrets, key=name) for name, item in value.items()}
@@ -74,6 +75,10 @@ def masked(value: Any, *, secrets: Collection[str] = (), key: str = "") -> Any:
             if secret:
                 value = value.replace(secret, MASK)
     return value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, bool) or finite_or_not(value) is not None
 
 
 def is_secret_key(key: str) -> bool:

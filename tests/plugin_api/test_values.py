@@ -54,6 +54,12 @@ def test_words_of_language_models_are_no_secrets(key: str) -> None:
     assert not is_secret_key(key)
 
 
+@pytest.mark.parametrize("value", [0.75, 4, "nan"])
+@pytest.mark.parametrize("key", ["mean_token_accuracy", "num_key_value_heads"])
+def test_a_number_is_no_secret_whatever_it_is_called(key: str, value: object) -> None:
+    assert masked({key: value}) == {key: value}
+
+
 def test_a_known_secret_is_hidden_wherever_it_stands() -> None:
     assert masked({"url": "https://hf_abc@host", "list": ["x hf_abc"]}, secrets=["hf_abc"]) == {
         "url": "https://***@host",
