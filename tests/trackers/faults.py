@@ -25,7 +25,7 @@ from hftrain.plugin_api import worker
 from hftrain.plugin_api.registry import Kind, registry
 from hftrain.plugin_api.runs import find_run, replay
 from hftrain.plugin_api.spool import read_events
-from hftrain.plugin_api.worker import START_S, Patience
+from hftrain.plugin_api.worker import Patience
 
 STEPS = 20
 FOR_EVER = threading.Event()
@@ -34,10 +34,13 @@ FOR_EVER = threading.Event()
 class Faults:
     """What goes wrong, and what the tracker was told all the same. One for each fault."""
 
-    start_s, close_s = START_S, 0.3
+    start_s = 120.0
+    """Long, since a machine with much to do may start a client slowly; the limit is tried by `HangsAtStart`."""
+    close_s = 0.3
 
     def __init__(self) -> None:
         self.told: list[int] = []
+        self.happened = threading.Event()
         self.ends: list[str] = []
 
     def start(self) -> None:
@@ -46,11 +49,15 @@ class Faults:
     def log(self, step: int) -> None:
         """Before it is told a row."""
 
+    def logged(self, step: int) -> None:
+        """It was told a row."""
+
     def finish(self) -> None:
         """Before it is told the end."""
 
     def trained(self) -> None:
-        """The steps are done."""
+        """The steps are done. A slow client is given time to come to its fault."""
+        self.happened.wait(60)
 
 
 class None_(Faults):
@@ -73,6 +80,7 @@ class HangsAtStart(Faults):
 
 class RaisesAlways(Faults):
     def log(self, step: int) -> None:
+        self.happened.set()
         raise RuntimeError("the client is broken")
 
     finish = functools.partialmethod(log, 0)  # type: ignore[assignment]
@@ -80,6 +88,7 @@ class RaisesAlways(Faults):
 
 class DiskFull(Faults):
     def log(self, step: int) -> None:
+        self.happened.set()
         raise OSError(errno.ENOSPC, "No space left on device")
 
     finish = functools.partialmethod(log, 0)  # type: ignore[assignment]
@@ -88,6 +97,7 @@ class DiskFull(Faults):
 class DiesAtStep10(Faults):
     def log(self, step: int) -> None:
         if step >= 10:
+            self.happened.set()
             raise ConnectionResetError("gone")
 
     finish = functools.partialmethod(log, STEPS)  # type: ignore[assignment]
@@ -99,6 +109,7 @@ class ComesBack(Faults):
 
     def log(self, step: int) -> None:
         if step >= 10 and self.failures < 12:
+            self.happened.set()
             self.failures += 1
             raise ConnectionResetError("gone for a while")
 
@@ -109,6 +120,7 @@ class AnswersGarbage(Faults):
 
     def log(self, step: int) -> None:
         if step >= 10 and self.failures < 3:
+            self.happened.set()
             self.failures += 1
             json.loads("<html>502 Bad Gateway</html>")
 
@@ -130,6 +142,10 @@ class TakesItsTime(Faults):
 
 
 class HangsAtTheEnd(Faults):
+    def logged(self, step: int) -> None:
+        if step == STEPS:
+            self.happened.set()
+
     def finish(self) -> None:
         FOR_EVER.wait()
 
@@ -160,6 +176,7 @@ def faulty(real: type[Any], faults: Faults) -> type[Any]:
             super().log(metrics, step)
             if any(name.endswith("learning_rate") for name in metrics):
                 faults.told.append(step)
+                faults.logged(step)
 
         def finish(self, status: Any, error: Any) -> None:
             faults.finish()
