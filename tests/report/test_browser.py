@@ -161,7 +161,7 @@ def test_hovering_tells_the_value(show: Open, tmp_path: Path) -> None:
         page.page.wait_for_timeout(100)
         if words.count():
             break
-    assert f"{2 * losses(20)[-1]:.4f}" in words.text_content()
+    assert f"{2 * losses(20)[-1]:.5g}" in words.text_content()
     assert "<b>bold</b>" in words.text_content()
 
 

@@ -72,12 +72,13 @@ class Chart {
     const common = { x: curve.steps, type: "scatter", showlegend: false, connectgaps: false, opacity: isFaded ? 0.15 : 1 };
     const width = view.focus === line.run ? 3.2 : report.runs.length > 8 ? 1.5 : 2;
     const main = {
-      ...common, name: plain(name), y: values, customdata: curve.values, mode: isSparse ? "lines+markers" : "lines",
+      ...common, name: plain(name, isCrowded ? 60 : 26), y: values, customdata: curve.values, mode: isSparse ? "lines+markers" : "lines",
       line: { color, dash, width }, marker: { color, size: curve.steps.length === 1 ? 9 : 5 },
     };
     const unit = this.options.unit ? ` ${this.options.unit}` : "";
     const where = isCrowded ? "step %{x:,d}: " : "";
-    main.hovertemplate = `${where}%{y:.5~g}${unit}${weight > 0 ? " (%{customdata:.5~g} unsmoothed)" : ""}`;
+    const told = weight > 0 && report.runs.length === 1 ? " (%{customdata:.5~g} unsmoothed)" : "";
+    main.hovertemplate = `${where}%{y:.5~g}${unit}${told}`;
     if (this.options.isStacked) Object.assign(main, { stackgroup: "all", fillcolor: color, line: { color, width: 0.5 }, mode: "lines" });
     const traces = [main];
     if (weight > 0 && values !== curve.values) {

@@ -126,7 +126,7 @@ function middle(text, limit) {
 }
 
 /* plotly reads a little HTML in its labels: nothing of a run's words may be taken for that. */
-const plain = (text) => middle(text, 60).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+const plain = (text, limit = 26) => middle(text, limit).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
 
 function value(setting) {
   if (setting === null || setting === undefined) return "None";

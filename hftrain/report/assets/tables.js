@@ -111,7 +111,7 @@ function buildOverview() {
     return;
   }
   place.append(comparison());
-  const said = report.differing.length ? `Columns set in code letters are the ${plural(report.differing.length, "argument")} in which the runs differ.` : "The runs have the same arguments.";
+  const said = report.differing.length ? report.differing.length === 1 ? "The column set in code letters is the argument in which the runs differ." : `Columns set in code letters are the ${plural(report.differing.length, "argument")} in which the runs differ.` : "The runs have the same arguments.";
   place.append(make("p", { class: "quiet note" }, `${said} A column's title sorts by it; the best values are bold.`));
 }
 
