@@ -38,7 +38,7 @@ class TensorBoardTracker(Tracker):
 
         folder = run.remote_id or os.environ.get("TENSORBOARD_LOGGING_DIR") or run.logging_dir
         if run.remote_id is None:
-            folder = os.path.join(folder, run.group or "", run.trial or "")  # TensorBoard groups by folder
+            folder = os.path.join(folder, *filter(None, (run.group, run.trial)))  # TensorBoard groups by folder
         purge_step = None if run.resumed_step is None else run.resumed_step + 1
         self._writer = SummaryWriter(log_dir=folder, purge_step=purge_step)
         if run.remote_id is None:

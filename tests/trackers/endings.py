@@ -23,7 +23,9 @@ from hftrain.plugin_api.tracker import Run, Tracker
 def main(tracker: str) -> None:
     """Run all three, one after the other."""
     loopback_only()
-    options = argparse.Namespace(tracker=tracker, output_dir="out", resume=False, odd=False, kill_at=None)
+    options = argparse.Namespace(
+        tracker=tracker, output_dir="out", resume=False, odd=False, kill_at=None, told_first=False
+    )
     with _inside("failed"), contextlib.suppress(CallbackError):
         in_its_place(tracker, lambda: train(argparse.Namespace(**vars(options), fail_at=4, interrupt_at=None)))
     with _inside("interrupted"), contextlib.suppress(TrainingInterrupted):

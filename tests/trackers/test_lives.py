@@ -91,7 +91,7 @@ def life(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder, other = tmp_path_factory.mktemp(tracker), tmp_path_factory.mktemp(f"{tracker}-ends")
     if tracker == "dvclive":
         make_repository(folder)
-    killed = run("train.py", tracker, folder, "out", "--odd", "--kill-at", "15")
+    killed = run("train.py", tracker, folder, "out", "--odd", "--kill-at", "15", "--told-first")
     assert killed.returncode == -9, killed.stderr
     resumed = run("train.py", tracker, folder, "out", "--odd", "--resume")
     assert resumed.returncode == 0, resumed.stderr
@@ -162,8 +162,8 @@ def test_a_trial_has_its_parameters_and_its_group(life: Life) -> None:
 
 
 def test_codecarbon_has_a_row_for_each_process_of_a_run_also_of_one_that_was_killed(tmp_path: Path) -> None:
-    assert run("train.py", "codecarbon", tmp_path, "out", "--odd", "--kill-at", "15").returncode == -9
-    resumed = run("train.py", "codecarbon", tmp_path, "out", "--odd", "--resume")
+    assert run("train.py", "codecarbon", tmp_path, "out", "--kill-at", "15", "--told-first").returncode == -9
+    resumed = run("train.py", "codecarbon", tmp_path, "out", "--resume")
     assert resumed.returncode == 0, resumed.stderr
     found = read_back("codecarbon", tmp_path)
     assert min(found["energy"]) > 0

@@ -1,6 +1,6 @@
 """Trains a tiny task and reports it: started in a process of its own, since clients hook into theirs.
 
-``python train.py TRACKER OUTPUT_DIR [--resume] [--fail-at STEP] [--kill-at STEP] [--interrupt-at STEP] [--odd]``:
+``python train.py TRACKER OUTPUT_DIR [--resume] [--fail-at STEP] [--kill-at STEP] [--interrupt-at STEP]``, and more:
 20 rows, of the steps 1 to 20; the loss is 1 / step. With ``--odd``, what may be in the way of a service is told too:
 thousands of parameters, very long ones, rows of what is no number; and a picture, a histogram, a text and a folder.
 """
@@ -12,6 +12,7 @@ import dataclasses
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from hftrain import DataModule, TaskModule, Trainer, TrainerCallback, TrainingArguments
+from hftrain.callbacks.tracking import Tracking
 
 _called: Callable[[], None]
 _resolve = socket.getaddrinfo
@@ -50,16 +52,22 @@ class Countdown(TaskModule):
 
 
 class EndAt(TrainerCallback):
-    """Ends the run at a step: by an error, or by a signal to this process."""
+    """Ends the run at a step: by an error, or by a signal to this process, after the trackers were told if given."""
+
+    tracking: Tracking | None = None
 
     def __init__(self, step: int, number: int | None = None) -> None:
         self.step, self.number = step, number
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.tracking is not None and state.global_step >= 10:
+            time.sleep(0.3)  # a checkpoint is told of at the step at which its writing is found to have ended
         if state.global_step != self.step:
             return
         if self.number is None:
             raise RuntimeError("as the test asked")
+        while self.tracking is not None and any(one.num_left for one in self.tracking._deliveries):
+            time.sleep(0.05)
         os.kill(os.getpid(), self.number)
 
 
@@ -91,6 +99,7 @@ def main() -> None:
     parser.add_argument("--fail-at", type=int)
     parser.add_argument("--kill-at", type=int)
     parser.add_argument("--interrupt-at", type=int)
+    parser.add_argument("--told-first", action="store_true")
     parser.add_argument("--odd", action="store_true")
     options = parser.parse_args()
     loopback_only()
@@ -123,15 +132,16 @@ def train(options: argparse.Namespace) -> None:
         max_steps=20,
         logging_steps=1,
         save_steps=10,
+        save_async=False,  # what is killed at step 15 has a checkpoint then
         per_device_train_batch_size=1,
         learning_rate=0.01,
         disable_tqdm=True,
     )
     ends = ((options.fail_at, None), (options.kill_at, signal.SIGKILL), (options.interrupt_at, signal.SIGTERM))
-    callbacks: list[TrainerCallback] = [EndAt(step, number) for step, number in ends if step is not None]
+    callbacks = [EndAt(step, number) for step, number in ends if step is not None]
     extra: dict[str, Any] = {"long": "x" * 50_000, "many": {f"p{i}": i for i in range(2000)}} if options.odd else {}
     trainer = Trainer(
-        Countdown(width=3, **extra), args, datamodule=DataModule(train=torch.ones(20, 2)), callbacks=callbacks
+        Countdown(width=3, **extra), args, datamodule=DataModule(train=torch.ones(20, 2)), callbacks=list(callbacks)
     )
     if options.odd:
         tells = TellOddThings()
@@ -140,6 +150,8 @@ def train(options: argparse.Namespace) -> None:
     # A machine that does much else takes longer than the limit to import some clients.
     tracking = trainer._tracking
     assert tracking is not None
+    for ending in callbacks if options.told_first else []:
+        ending.tracking = tracking
     tracking._settings = dataclasses.replace(tracking._settings, start_s=120.0)
     trainer.train(resume_from_checkpoint="auto" if options.resume else None)
 
