@@ -7,9 +7,7 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from hftrain.plugin_api.tracker import Artifact, Run
-from hftrain_integrations._mlflow import MlflowRun
-
-_TRUE = ("1", "true", "yes", "on")
+from hftrain_integrations._mlflow import MlflowRun, is_true
 
 
 class DagshubTracker(MlflowRun):
@@ -18,7 +16,8 @@ class DagshubTracker(MlflowRun):
     Environment:
         MLFLOW_TRACKING_URI: ``https://dagshub.com/OWNER/REPOSITORY.mlflow``.
         DAGSHUB_USER_TOKEN: the key.
-        HF_DAGSHUB_LOG_ARTIFACTS: "1" uploads every checkpoint to the repository.
+        HF_DAGSHUB_LOG_ARTIFACTS: "1" uploads every checkpoint, and the model as training left it, to the repository,
+            as ``artifacts/<HF_DAGSHUB_MODEL_NAME>/checkpoint-<step>`` and ``.../model``.
         HF_DAGSHUB_MODEL_NAME: the folder there, "main" by default.
         BRANCH: the branch, "main" by default.
         The others: as of MLflow.
@@ -27,38 +26,52 @@ class DagshubTracker(MlflowRun):
     requires: ClassVar[tuple[str, ...]] = ("dagshub>=0.3", "mlflow>=2.9")
     extra: ClassVar[str] = "dagshub"
 
-    _folder: Any = None
+    _repo: Any = None
+    _place = ""
 
     def unavailable_because(self) -> str | None:
         """Say that no repository is named."""
         return None if _repository() is not None else _HINT
 
+    def takes_final_model(self) -> bool:
+        """Take it if HF_DAGSHUB_LOG_ARTIFACTS asks for artifacts."""
+        return is_true(_KEEPS)
+
     def start(self, run: Run) -> str | None:
         """Begin or go on with the run.
 
         Raises:
+            PermissionError: there is no key to upload with; nobody is asked for one.
             ValueError: MLFLOW_TRACKING_URI names no repository.
         """
         repository = _repository()
         if repository is None:
             raise ValueError(_HINT)
-        if os.environ.get("HF_DAGSHUB_LOG_ARTIFACTS", "").lower() in _TRUE:
+        token = os.environ.get("DAGSHUB_USER_TOKEN")
+        if token and "MLFLOW_TRACKING_USERNAME" not in os.environ:
+            os.environ |= {"MLFLOW_TRACKING_USERNAME": token, "MLFLOW_TRACKING_PASSWORD": token}  # as dagshub.init does
+        if is_true(_KEEPS):
             from dagshub.upload import Repo
 
+            _check_token(token)
             owner, name = repository
-            branch = os.environ.get("BRANCH", "main")
-            folder = os.environ.get("HF_DAGSHUB_MODEL_NAME", "main")
-            self._folder = Repo(owner=owner, name=name, branch=branch).directory(f"artifacts/{folder}")
+            self._repo = Repo(owner=owner, name=name, branch=os.environ.get("BRANCH") or "main")
+            self._place = f"artifacts/{os.environ.get('HF_DAGSHUB_MODEL_NAME') or 'main'}"
         return super().start(run)
 
     def log_artifact(self, artifact: Artifact) -> None:
         """Upload a folder to the repository; a checkpoint only if HF_DAGSHUB_LOG_ARTIFACTS asks for it."""
-        if self._folder is not None:
-            self._folder.add_dir(artifact.path, commit_message=f"{artifact.name} of step {artifact.step}")
-        elif not artifact.is_checkpoint:
+        if self._repo is None:
             super().log_artifact(artifact)
+            return
+        message = f"{artifact.name} of step {artifact.step}"
+        if os.path.isdir(artifact.path):
+            self._repo.directory(f"{self._place}/{artifact.name}").add_dir(artifact.path, commit_message=message)
+        else:
+            self._repo.upload(artifact.path, remote_path=f"{self._place}/{artifact.name}", commit_message=message)
 
 
+_KEEPS = "HF_DAGSHUB_LOG_ARTIFACTS"
 _HINT = "set MLFLOW_TRACKING_URI to https://dagshub.com/OWNER/REPOSITORY.mlflow"
 
 
@@ -67,3 +80,15 @@ def _repository() -> tuple[str, str] | None:
     if len(parts) != 2 or not parts[1].endswith(".mlflow"):
         return None
     return parts[0], parts[1].removesuffix(".mlflow")
+
+
+def _check_token(token: str | None) -> None:
+    """Refuse to go on without a key: the client would open a browser to get one."""
+    if token:
+        return
+    from dagshub.auth import get_token
+
+    try:
+        get_token(fail_if_no_token=True)
+    except Exception as error:
+        raise PermissionError("no key to upload with: set DAGSHUB_USER_TOKEN, or run `dagshub login`") from error

@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+MLFLOW = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "GIT_PYTHON_REFRESH": "quiet"}
 ENVIRONMENTS: dict[str, dict[str, str]] = {
     "tensorboard": {},
     "wandb": {
@@ -24,11 +25,11 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
     },
     "mlflow": {
         "MLFLOW_TRACKING_URI": "sqlite:///{folder}/store.db",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "DO_NOT_TRACK": "true",
-        "GIT_PYTHON_REFRESH": "quiet",
+        **MLFLOW,
         "HF_MLFLOW_LOG_ARTIFACTS": "1",
     },
+    "dagshub": {"DAGSHUB_QUIET": "1", "DAGSHUB_DISABLE_UPDATE_CHECK": "1", **MLFLOW},
+    "azure_ml": {**MLFLOW},
     "comet_ml": {
         "COMET_MODE": "offline",
         "COMET_PROJECT_NAME": "demo",

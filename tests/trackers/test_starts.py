@@ -64,6 +64,26 @@ CASES: dict[str, list[tuple[dict[str, str | None], str | None]]] = {
     "dvclive": [({"HF_DVCLIVE_LOG_MODEL": "sideways"}, "'all'"), ({"HF_DVCLIVE_LOG_MODEL": "true"}, None)],
     "flyte": [({}, "@task(enable_deck=True)")],
     "codecarbon": [({"CODECARBON_COUNTRY_ISO_CODE": "nowhere"}, "CODECARBON_COUNTRY_ISO_CODE")],
+    "wandb": [
+        ({"WANDB_MODE": "online"}, "WANDB_API_KEY"),
+        ({"WANDB_MODE": "online", "WANDB_API_KEY": "k" * 40, "WANDB_BASE_URL": NOBODY}, "WANDB_BASE_URL"),
+        ({"WANDB_PROJECT": "a/b"}, "Invalid project name"),
+        ({"WANDB_LOG_MODEL": "sideways"}, "'checkpoint'"),
+        ({"WANDB_WATCH": "sideways"}, "'gradients'"),
+        ({"WANDB_MODE": "online", "WANDB_DISABLED": "true"}, None),
+    ],
+    "mlflow": [
+        ({"MLFLOW_TRACKING_URI": NOBODY}, "MLFLOW_TRACKING_URI"),
+        ({"MLFLOW_RUN_ID": "nothing"}, "nothing"),
+        ({"MLFLOW_TAGS": "words"}, "MLFLOW_TAGS"),
+        ({"MLFLOW_MAX_LOG_PARAMS": "many"}, "MLFLOW_MAX_LOG_PARAMS"),
+    ],
+    "dagshub": [
+        ({}, "MLFLOW_TRACKING_URI"),
+        ({"MLFLOW_TRACKING_URI": f"{NOBODY}/me/demo.mlflow"}, "MLFLOW_TRACKING_URI"),
+        ({"MLFLOW_TRACKING_URI": f"{NOBODY}/me/demo.mlflow", "HF_DAGSHUB_LOG_ARTIFACTS": "1"}, "DAGSHUB_USER_TOKEN"),
+    ],
+    "azure_ml": [({}, "azureml://")],
     "trackio": [({"TRACKIO_SPACE_ID": "someone/space"}, "TRACKIO_SPACE_ID")],
 }
 
