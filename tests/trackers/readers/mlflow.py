@@ -38,6 +38,7 @@ def read(folder: str) -> dict[str, Any]:
         "artifacts": sorted(artifacts),
         "media": sorted(media),
         "runs": len(trained),
+        "experiments": sorted({client.get_experiment(run.info.experiment_id).name for run in runs}),
         "names": [run.info.run_name for run in trained],
         "tags": {name: value for run in trained for name, value in run.data.tags.items()},
         "ends": [[_status(run), run.data.tags.get("error")] for run in trained],
