@@ -207,6 +207,10 @@ class Tracker:
 
     def _log_artifact(self, event: Event) -> None:
         data = event.data
+        if "://" not in data["path"] and not os.path.exists(data["path"]):
+            if type(self).log_artifact is not Tracker.log_artifact:
+                self._warn_once("gone", f"{data['path']} was removed before it was told, and maybe others after it")
+            return
         is_final_model = bool(data.get("is_final_model"))
         if is_final_model and not self.takes_final_model():
             return

@@ -92,12 +92,13 @@ def test_the_failure_is_told_with_its_text(tmp_path: Path) -> None:
 
 
 def test_a_committed_checkpoint_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint-5").mkdir()
     notes = Notes()
     tracking = tracking_of(notes=lambda: notes)
     tracking.begin(run_in(tmp_path))
-    tracking.on_save(None, state_at(6), TrainerControl(), checkpoint="out/checkpoint-5")
+    tracking.on_save(None, state_at(6), TrainerControl(), checkpoint=os.path.relpath(tmp_path / "checkpoint-5"))
     tracking.end("finished", step=5)
-    path = os.path.abspath("out/checkpoint-5")  # told later it may be read from another folder
+    path = str(tmp_path / "checkpoint-5")  # told later it may be read from another folder
     assert notes.artifacts == [Artifact(name="checkpoint-5", path=path, step=5, is_checkpoint=True)]
 
 

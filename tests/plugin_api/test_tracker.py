@@ -84,9 +84,9 @@ def test_nan_is_kept_from_a_service_that_does_not() -> None:
 
 def test_a_checkpoint_is_an_artifact_that_says_so() -> None:
     tracker = Notes()
-    tracker.deliver(event("checkpoint", name="checkpoint-7", path="/x", metadata={"loss": 1.0}))
+    tracker.deliver(event("checkpoint", name="checkpoint-7", path="/", metadata={"loss": 1.0}))
     assert tracker.others == [
-        Artifact(name="checkpoint-7", path="/x", step=7, is_checkpoint=True, metadata={"loss": 1.0})
+        Artifact(name="checkpoint-7", path="/", step=7, is_checkpoint=True, metadata={"loss": 1.0})
     ]
 
 
@@ -105,3 +105,13 @@ def test_events_that_no_service_needs_reach_none() -> None:
     for type_ in ("start", "warning", "resume"):
         tracker.deliver(event(type_))
     assert (tracker.rows, tracker.others) == ([], [])
+
+
+def test_a_checkpoint_that_was_deleted_before_its_turn_holds_up_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    class Keeps(Tracker):
+        def log_artifact(self, artifact: Artifact) -> None:
+            raise AssertionError("there is nothing to keep")
+
+    data = {"name": "checkpoint-1", "path": "/nowhere/checkpoint-1"}
+    Keeps().deliver(Event(seq=1, time=0.0, type="checkpoint", step=1, data=data))
+    assert "/nowhere/checkpoint-1 was removed before it was told" in caplog.text
