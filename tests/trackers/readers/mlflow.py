@@ -36,7 +36,7 @@ def read(folder: str) -> dict[str, Any]:
         "metrics": {name: value for run in trained for name, value in run.data.metrics.items()},
         "status": _status(trained[-1]),
         "artifacts": sorted(artifacts),
-        "media": sorted(media),
+        "media": sorted(set(media)),
         "runs": len(trained),
         "experiments": sorted({client.get_experiment(run.info.experiment_id).name for run in runs}),
         "names": [run.info.run_name for run in trained],
