@@ -235,6 +235,11 @@ class CheckpointManager:
             if folder.manifest is not None and folder.status is Status.COMMITTED
         ]
 
+    @property
+    def newest(self) -> str | None:
+        """The path of what was committed last by this run; None if nothing was."""
+        return None if self._newest is None else join(self.output_dir, self._newest)
+
     def has_committed(self, step: int) -> bool:
         """Whether this step's checkpoint is committed in the folder, by any run. Looks at no other. No collective."""
         found = inspect_folder(self._storage, join(self.output_dir, checkpoint_name(step)))

@@ -9,15 +9,16 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from hftrain.plugin_api.tracker import Artifact, Media, Run, Status, Tracker
+from hftrain.plugin_api.tracker import Artifact, Media, Run, Status
 from hftrain_integrations._reachable import check_reachable
+from hftrain_integrations._told_again import TellsAgain
 
 _LOCAL_MODES = ("offline", "debug")
 _MODES = (*_LOCAL_MODES, "async", "sync")
 _KEEPS = ("", "none", "same", "last")
 
 
-class NeptuneTracker(Tracker):
+class NeptuneTracker(TellsAgain):
     """Writes Neptune's offline files.
 
     Environment:
@@ -25,7 +26,7 @@ class NeptuneTracker(Tracker):
         NEPTUNE_PROJECT: the project.
         NEPTUNE_LOG_CHECKPOINTS: "same" uploads every checkpoint, "last" the last one.
 
-    A resumed run is another offline run, whose ``hftrain/run_id`` is the same.
+    A resumed run is another offline run, whose ``hftrain/run_id`` is the same; it has the rows of a killed process too.
     """
 
     api: ClassVar[int] = 1
@@ -66,6 +67,8 @@ class NeptuneTracker(Tracker):
                 git_ref=False,
                 source_files=[],
             )
+        if _is_local():
+            self._tell_again(run)  # what a killed process had not written yet
         self._run["hftrain/run_id"] = run.run_id
         self._run["finetuning/trainer_parameters"] = stringify_unsupported(dict(run.arguments))
         if run.model:
