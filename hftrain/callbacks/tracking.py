@@ -12,6 +12,7 @@ from typing import Any
 
 from hftrain.callbacks.warned import Warned
 from hftrain.errors import ConfigurationError, PluginError
+from hftrain.hardware.seeding import random_numbers_kept
 from hftrain.plugin_api.runs import read_remote_ids, write_remote_ids
 from hftrain.plugin_api.spool import TIMING, Event, Spool, Type
 from hftrain.plugin_api.tracker import Run, Status, Tracker
@@ -127,7 +128,8 @@ class Tracking(TrainerCallback):
         self._append("start", step=run.resumed_step or 0, data=data)
         self._warned = Warned(spool, secrets=self._settings.secrets)
         try:
-            reasons = self._start(run, num_own=spool.last_seq - told)
+            with random_numbers_kept():  # clients seed or draw from them: ClearML's has all of them begin at 1337
+                reasons = self._start(run, num_own=spool.last_seq - told)
         except BaseException:  # an interrupt while it waited
             self._give_up()
             raise
