@@ -77,6 +77,16 @@ def test_a_run_is_told_from_its_beginning_to_its_end(tmp_path: Path, tell: Calla
     assert told(run)[-1] == ("finish", "finished", None)
 
 
+@pytest.mark.parametrize("save_async", [False, True])
+def test_each_checkpoint_is_told_once_however_it_is_written(
+    tmp_path: Path, tell: Callable[..., None], save_async: bool
+) -> None:
+    tell()
+    run = trainer(tmp_path, report_to="notes", max_steps=4, save_strategy="steps", save_steps=2, save_async=save_async)
+    run.train()
+    assert [row[1] for row in told(run) if row[0] == "artifact"] == [2, 4]
+
+
 def test_the_tracker_knows_the_arguments_the_task_and_the_run(tmp_path: Path, tell: Callable[..., None]) -> None:
     tell()
     run = trainer(tmp_path, Fit(hidden=8), report_to="notes", max_steps=1, run_name="first try", seed=7)
