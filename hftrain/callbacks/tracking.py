@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from hftrain.callbacks.warned import Warned
 from hftrain.errors import ConfigurationError, PluginError
@@ -23,6 +24,7 @@ from hftrain.types.control import TrainerControl
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 
 _GIVE_UP_S = 5.0
 """So long those that did start are waited for, where another one did not."""
@@ -71,6 +73,7 @@ class Tracking(TrainerCallback):
         self._warned: Warned | None = None
         self._remote_ids: dict[str, str] = {}
         self._has_warned_of_disk = False
+        self._order = threading.RLock()
         self._finalizer: Any = None
         self.take_timing: Callable[[int], Mapping[str, float] | None] | None = None
         """Gives, by the step, what the time since the row before was spent on; None if that is not due."""
@@ -87,11 +90,11 @@ class Tracking(TrainerCallback):
 
     def watched(self) -> frozenset[str]:
         """Return what trackers want histograms of: "gradients", "parameters"."""
-        return frozenset(kind for make in self._trackers.values() for kind in make().watches())
+        return frozenset(kind for kinds in self._asked(lambda tracker: tuple(tracker.watches())) for kind in kinds)
 
     def takes_final_model(self) -> bool:
         """Whether a tracker wants the model as training left it."""
-        return any(make().takes_final_model() for make in self._trackers.values())
+        return any(self._asked(lambda tracker: tracker.takes_final_model()))
 
     def folder(self) -> str:
         """Return the folder of the run that is being reported. One that has ended goes on, as for a row after it."""
@@ -173,12 +176,16 @@ class Tracking(TrainerCallback):
         Raises:
             PluginError: with ``raises``, a tracker could not be told before.
         """
+        if self._spool is not None and not self._spool.is_ours:
+            return  # forked: a lock may have been held then, and stays so here
         if self._warned is not None:
             self._warned.step = step
             self._warned.flush()
-        event = self._append(type_, step=step, epoch=epoch, data=data)
+        with self._order:  # of two threads: what is offered after a later event counts as told
+            event = self._append(type_, step=step, epoch=epoch, data=data)
+            for delivery in self._deliveries:
+                delivery.offer(event)
         for delivery in self._deliveries:
-            delivery.offer(event)
             if self._settings.raises and delivery.failure is not None:
                 said = delivery.said(delivery.failure)
                 is_clean = said == text_of(delivery.failure)  # a traceback shows what the cause says
@@ -213,6 +220,17 @@ class Tracking(TrainerCallback):
             self.report("checkpoint", step=step, epoch=state.epoch, data={"name": name, "path": path})
 
     # ---- inside -------------------------------------------------------------------------------------
+
+    def _asked(self, question: Callable[[Tracker], T]) -> list[T]:
+        """Ask an instance of each tracker that does not start; one that raises is taken to want nothing."""
+        answers = []
+        for name, make in self._trackers.items():
+            try:
+                answers.append(question(make()))
+            except Exception as error:  # an author's code, in the training's own thread
+                said = masked(text_of(error), secrets=self._settings.secrets)
+                logger.warning("%s does not say what it wants (%s): it gets the numbers only.", name, said)
+        return answers
 
     def _begin_outside(self, run: Run) -> None:
         """Go on with the run for rows that come after its end; it ends again when nobody needs it any more.
@@ -278,6 +296,10 @@ class Tracking(TrainerCallback):
                 self._deliveries.append(delivery)
             except TrackerStartError as error:
                 reasons[delivery.name] = str(error)
+            except BaseException:  # an interrupt: those that nobody waited for yet are told nothing either
+                for one in launched:
+                    one.leave()
+                raise
         return reasons
 
     def _tell_of_start(self, reasons: Mapping[str, str], run: Run, *, must_start: bool) -> None:

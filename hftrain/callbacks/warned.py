@@ -53,7 +53,10 @@ class Warned(logging.Handler):
     def flush(self) -> None:
         """Write what was put aside."""
         while self._waiting and not self._spool.is_busy:
-            logger, text = self._waiting.popleft()
+            try:
+                logger, text = self._waiting.popleft()
+            except IndexError:  # another thread wrote it just now
+                return
             self._spool.append("warning", step=self.step, data={"text": text, "logger": logger})
 
     def close(self) -> None:

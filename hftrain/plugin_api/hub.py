@@ -249,8 +249,16 @@ class HubPublisher(ABC):
         return self._worker.submit(what)
 
     def close(self, *, timeout_s: float) -> bool:
-        """Wait for the pushes, at most so long; return whether all have ended. One that hangs delays no exit."""
-        return self._worker is None or self._worker.close(timeout_s=timeout_s)
+        """Wait for the pushes, at most so long; return whether all have ended. One that hangs delays no exit.
+
+        Another push may follow, but for after one that hung: that one's future holds an error.
+        """
+        if self._worker is None:
+            return True
+        have_ended = self._worker.close(timeout_s=timeout_s)
+        if have_ended:
+            self._worker = None
+        return have_ended
 
 
 class _Worker:
@@ -259,16 +267,24 @@ class _Worker:
     def __init__(self, upload: Callable[[Push], Commit]) -> None:
         self._upload = upload
         self._waiting: queue.SimpleQueue[tuple[Push, Future[Commit]] | None] = queue.SimpleQueue()
+        self._is_closed = False
         self._thread = threading.Thread(target=self._work, name="hftrain-push", daemon=True)
         self._thread.start()
 
     def submit(self, push: Push) -> Future[Commit]:
         future: Future[Commit] = Future()
-        self._waiting.put((push, future))
+        if self._is_closed:
+            future.set_exception(
+                HubError("The push before it still hangs, so this one is not made.", should_retry=True)
+            )
+        else:
+            self._waiting.put((push, future))
         return future
 
     def close(self, *, timeout_s: float) -> bool:
-        self._waiting.put(None)
+        if not self._is_closed:
+            self._is_closed = True
+            self._waiting.put(None)
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 

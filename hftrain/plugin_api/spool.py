@@ -83,8 +83,8 @@ class Spool:
         self, type_: Type, *, step: int, epoch: float | None = None, data: Mapping[str, Any] | None = None
     ) -> Event:
         """Write an event and return it; a disk that refuses is noted in `error`."""
-        now, is_ours = time.time(), os.getpid() == self._process
-        if not is_ours:  # its lock may have been held when the process was forked, and stays so there
+        now = time.time()
+        if not self.is_ours:  # its lock may have been held when the process was forked, and stays so there
             return Event(seq=self.last_seq, time=now, type=type_, step=step, epoch=epoch, data=dict(data or {}))
         with self._lock:
             event = Event(seq=self.last_seq + 1, time=now, type=type_, step=step, epoch=epoch, data=dict(data or {}))
@@ -96,6 +96,11 @@ class Spool:
             except OSError as error:
                 self.error = error
             return event
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process made it, rather than one that it was forked from."""
+        return os.getpid() == self._process
 
     @property
     def is_busy(self) -> bool:
@@ -112,7 +117,7 @@ class Spool:
 
     def close(self) -> None:
         """Close the file."""
-        if os.getpid() != self._process:
+        if not self.is_ours:
             return
         with self._lock:
             if self._file >= 0:

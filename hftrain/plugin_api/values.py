@@ -38,9 +38,12 @@ def plain(value: Any, *, depth: int = 0) -> Any:
         return value
     number = number_of(value)
     if number is not None:
-        return number if math.isfinite(number) else str(float(number))
+        return number if isinstance(number, int) or math.isfinite(number) else str(float(number))
     if depth >= _MAX_DEPTH:
         return str(value)
+    to_list = getattr(value, "tolist", None)
+    if callable(to_list) and getattr(value, "ndim", 0):  # an array or tensor: read at once, not number by number
+        return plain(to_list(), depth=depth)
     if isinstance(value, Mapping):
         return {str(key): plain(item, depth=depth + 1) for key, item in value.items()}
     if isinstance(value, (Sequence, Collection)) and not isinstance(value, (bytes, bytearray)):

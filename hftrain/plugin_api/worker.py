@@ -163,6 +163,8 @@ class Delivery:
             self._deadline = time.monotonic() + timeout_s
             self._condition.notify()
         assert self._thread is not None  # it began
+        if self._thread is threading.current_thread():  # the garbage collector ends a forgotten Trainer in any thread
+            return True  # it tells the rest as soon as it may go on
         self._thread.join(timeout_s)
         self._is_left = True
         return not self._thread.is_alive() and self.num_left == 0

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Iterator
 
-from hftrain.checkpoint.storage import Storage, is_url, join, storage_for, walk
+from hftrain.checkpoint.storage import Repeatable, Storage, is_url, join, storage_for, walk
 from hftrain.plugin_api.runs import RUNS
 from hftrain.plugin_api.spool import EVENTS
 
@@ -42,9 +42,10 @@ class RunCopy:
         for path in there:
             place = os.path.join(self._folder, *path.split("/"))
             os.makedirs(os.path.dirname(place), exist_ok=True)
-            with self._storage.read(join(self._target, path)) as source, open(place, "wb") as file:
+            with self._storage.read(join(self._target, path)) as source, open(f"{place}.tmp", "wb") as file:
                 while chunk := source.read(_CHUNK_BYTES):
                     file.write(chunk)
+            os.replace(f"{place}.tmp", place)  # what is here stays whole if the store stops answering
 
     def start(self) -> None:
         """Begin to wait for `copy_soon`."""
@@ -116,6 +117,13 @@ def _files(folder: str) -> Iterator[tuple[str, str]]:
 
 
 def _write(storage: Storage, target: str, place: str) -> None:
+    length = os.path.getsize(place)  # of now: a line that is added meanwhile is for the next time
+    storage.write(target, Repeatable(lambda: _pieces(place, length)))
+
+
+def _pieces(place: str, length: int) -> Iterator[bytes]:
+    """Yield the file's first bytes in pieces: a model that is kept with the run does not fit into memory twice."""
     with open(place, "rb") as file:
-        data = file.read()  # records are small, and this is whole even while a line is being added
-    storage.write(target, [data])
+        while chunk := file.read(min(_CHUNK_BYTES, length)):
+            length -= len(chunk)
+            yield chunk

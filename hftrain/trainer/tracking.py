@@ -12,7 +12,6 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from hftrain.args.conversion import FoundTrackers
-from hftrain.args.fields import is_secret
 from hftrain.callbacks.tracking import Tracking, TrackingSettings
 from hftrain.core.task import TaskModule
 from hftrain.core.timing import StepTimes
@@ -162,7 +161,7 @@ def run_of(trainer: Trainer, *, resumed_step: int | None = None) -> Run:
 
 def known_secrets(args: TrainingArguments) -> tuple[str, ...]:
     """Return the texts that must reach no tracker: tokens in the arguments and in the environment."""
-    given = [value for name, value in vars(args).items() if is_secret(name) or is_secret_key(name)]
+    given = [value for name, value in vars(args).items() if is_secret_key(name)]
     around = [value for name, value in os.environ.items() if is_secret_key(name)]
     texts = [value for value in [*given, *around, _stored_token()] if isinstance(value, str)]
     # The longest first: one may be the beginning of another. A shorter one is a word ("true", "1"), and no secret.

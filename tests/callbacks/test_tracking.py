@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import pytest
 
 from hftrain.callbacks.tracking import Tracking, TrackingSettings
 from hftrain.errors import ConfigurationError, PluginError
-from hftrain.plugin_api.spool import read_events
+from hftrain.plugin_api.spool import Event, read_events
 from hftrain.plugin_api.tracker import Artifact, Run, Tracker
+from hftrain.plugin_api.worker import Delivery
 from hftrain.types.control import TrainerControl
 from hftrain.types.state import TrainerState
 
@@ -251,3 +253,73 @@ def test_the_end_that_a_tracker_was_not_told_is_an_error_for_who_asked_for_that(
     tracking.begin(run_in(tmp_path))
     with pytest.raises(PluginError, match="no_end was not told the end of the run"):
         tracking.end("finished", step=1)
+
+
+class Broken(Notes):
+    def watches(self) -> tuple[str, ...]:
+        raise KeyError("an author's mistake")
+
+    def takes_final_model(self) -> bool:
+        raise KeyError("an author's mistake")
+
+
+def test_a_tracker_that_cannot_say_what_it_wants_stops_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    tracking = tracking_of(broken=Broken)
+    assert (tracking.watched(), tracking.takes_final_model()) == (frozenset(), False)
+    assert "broken does not say what it wants (KeyError" in caplog.text
+
+
+def test_rows_of_several_threads_all_reach_the_tracker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        Tracking, "_append", lambda self, *a, append=Tracking._append, **k: _late(append(self, *a, **k))
+    )
+    notes = Notes()
+    tracking = tracking_of(notes=lambda: notes)
+    tracking.begin(run_in(tmp_path))
+    threads = [
+        threading.Thread(target=tracking.report, args=("log",), kwargs={"step": step, "data": {"loss": 1.0}})
+        for step in range(20)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    tracking.end("finished", step=20)
+    assert sorted(step for step, _ in notes.rows) == list(range(20))
+
+
+def _late(event: Event) -> Event:
+    """Return the event, an odd one after a while, in which others go past it."""
+    time.sleep(0.01 * (event.seq % 2))
+    return event
+
+
+def test_an_interrupt_at_the_start_leaves_no_thread_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(self: Delivery, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Delivery, "wait_for_start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        tracking_of(one=Notes, two=Notes).begin(run_in(tmp_path))
+    left = [thread for thread in threading.enumerate() if thread.name in ("hftrain-one", "hftrain-two")]
+    for thread in left:
+        thread.join(5)
+    assert not any(thread.is_alive() for thread in left)
+
+
+def test_a_trainer_that_is_forgotten_in_a_trackers_thread_ends_its_run(tmp_path: Path) -> None:
+    class Collects(Notes):
+        def log(self, metrics: Mapping[str, float], step: int) -> None:
+            finalizer()
+            super().log(metrics, step)
+
+    notes = Collects()
+    tracking = Tracking({"notes": lambda: notes}, TrackingSettings(close_s=30), run_of=lambda: run_in(tmp_path))
+    begun = threading.Event()
+    finalizer = lambda: begun.wait(30) and tracking._finalizer()  # noqa: E731
+    tracking.on_log(None, state_at(1), TrainerControl(), {"loss": 1.0})
+    thread = tracking._deliveries[0]._thread
+    begun.set()
+    assert thread is not None
+    thread.join(30)
+    assert (notes.rows, notes.ends) == ([(1, {"train/loss": 1.0})], [("finished", None)])

@@ -119,3 +119,15 @@ def test_what_a_tracker_warns_of_does_not_come_back_to_it(tmp_path: Path) -> Non
     tracking.end("finished", step=2)
     assert len(texts(tmp_path)) <= 1
     assert logging.getLogger("hftrain").handlers == []
+
+
+def test_a_text_that_another_thread_writes_first_is_no_error(warned: Warned) -> None:
+    class Emptied(list[tuple[str, str]]):
+        """Empty by the time that something is taken."""
+
+        def popleft(self) -> tuple[str, str]:
+            raise IndexError("pop from an empty deque")
+
+    warned._waiting = Emptied([("hftrain", "text")])  # type: ignore[assignment]
+    warned.flush()
+    warned._waiting.clear()

@@ -104,3 +104,21 @@ def test_a_class_that_leaves_out_a_method_cannot_be_made(tmp_path: Path) -> None
     made: Any = Half
     with pytest.raises(TypeError, match="upload"):
         made()
+
+
+def test_a_push_after_close_is_made() -> None:
+    hub = Recorded()
+    hub.may_go_on.set()
+    hub.push("folder", "before")
+    assert hub.close(timeout_s=30)
+    assert hub.push("folder", "after").result(30).id == "2"
+
+
+def test_a_push_after_one_that_hangs_says_so() -> None:
+    hub = Recorded()
+    hub.push("folder", "hangs")
+    assert not hub.close(timeout_s=0.01)
+    with pytest.raises(HubError, match="still hangs"):
+        hub.push("folder", "after").result(30)
+    hub.may_go_on.set()
+    assert hub.close(timeout_s=30)

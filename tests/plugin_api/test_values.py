@@ -74,3 +74,16 @@ def test_a_secret_that_nobody_set_is_shown_as_unset(value: object) -> None:
 
 def test_nested_mappings_become_one() -> None:
     assert flat({"a": {"b": {"c": 1}}, "d": 2, "e": {}}, separator=".") == {"a.b.c": 1, "d": 2, "e": {}}
+
+
+@pytest.mark.parametrize("values", [torch.ones(2, 1), np.ones((2, 1)), torch.ones(2, 1, dtype=torch.bfloat16)])
+def test_an_array_is_read_at_once(values: object) -> None:
+    class Once:
+        ndim = 2
+        tolist = values.tolist  # type: ignore[attr-defined]
+
+    assert plain(Once()) == plain(values) == [[1.0], [1.0]]
+
+
+def test_a_number_too_large_for_a_float_is_kept() -> None:
+    assert plain({"a": 10**400}) == {"a": 10**400}

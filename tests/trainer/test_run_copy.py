@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import json
 import logging
 import shutil
@@ -15,6 +16,8 @@ import pytest
 from hftrain.checkpoint.manager import CommittedCheckpoint
 from hftrain.plugin_api.registry import registry
 from hftrain.plugin_api.spool import read_events
+from hftrain.trainer import run_copy
+from hftrain.trainer.run_copy import RunCopy
 from tests.checkpoint import s3
 from tests.plugin_api.distributions import install
 from tests.trainer.tasks import trainer
@@ -114,3 +117,35 @@ def test_a_listener_that_raises_leaves_the_save_and_the_others_alone(
     checkpoints.save(1, [], epoch=0.0, samples=0)
     assert heard == [1]
     assert [one.levelno for one in caplog.records if "no ears" in one.message] == [logging.WARNING]
+
+
+def test_a_store_that_stops_answering_leaves_the_record_here_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "events.jsonl").write_bytes(b"what is here")
+    with fsspec.open(f"memory://cut/runs/{tmp_path.name}/events.jsonl", "wb") as file:
+        file.write(b"what is there, and goes further")
+    copy = RunCopy(str(tmp_path), "memory://cut")
+    monkeypatch.setattr(copy._storage, "read", lambda path: Cut())
+    with pytest.raises(OSError, match="cut"):
+        copy.fetch()
+    assert (tmp_path / "events.jsonl").read_bytes() == b"what is here"
+
+
+class Cut(io.BytesIO):
+    """A connection that ends when something is read."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        raise OSError("cut")
+
+
+def test_a_large_file_is_copied_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_copy, "_CHUNK_BYTES", 4)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "model").write_bytes(b"0123456789")
+    sizes: list[int] = []
+    copy = RunCopy(str(folder), "memory://pieces")
+    monkeypatch.setattr(copy._storage, "write", lambda path, chunks: sizes.extend(map(len, chunks)))
+    copy._copy()
+    assert sizes == [4, 4, 2]

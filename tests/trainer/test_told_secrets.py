@@ -13,6 +13,7 @@ import pytest
 from hftrain import Trainer, TrainerCallback, TrainingArguments
 from hftrain.errors import CallbackError, ConfigurationError
 from hftrain.plugin_api.registry import registry
+from hftrain.trainer.tracking import known_secrets
 from tests.plugin_api.distributions import install
 from tests.trainer.tasks import Fit, Points
 from tests.trainer.telling import NOTES
@@ -115,3 +116,14 @@ def test_a_start_that_fails_with_a_key_in_its_text_shows_none(arguments: Argumen
     with pytest.raises(ConfigurationError, match="PermissionError: \\*\\*\\*") as caught:
         Trainer(Fit(), arguments, train_dataset=Points()).train()
     assert_clean(str(caught.getrepr(chain=True)))
+
+
+def test_a_special_token_of_a_tokenizer_is_no_secret(tmp_path: Path) -> None:
+    @dataclasses.dataclass(repr=False)
+    class WithTokens(TrainingArguments):
+        eos_token: str = "<|endoftext|>"
+        upload_token: str = "planted-token"
+
+    given = WithTokens(str(tmp_path), report_to="none", use_cpu=True)
+    assert "<|endoftext|>" not in known_secrets(given)
+    assert "planted-token" in known_secrets(given)
