@@ -249,9 +249,11 @@ class Tracking(TrainerCallback):
         self, type_: Type, *, step: int, epoch: float | None = None, data: Mapping[str, Any] | None = None
     ) -> Event:
         assert self._spool is not None  # the callers have begun
-        event = self._spool.append(
-            type_, step=step, epoch=epoch, data=masked(plain(data or {}), secrets=self._settings.secrets)
-        )
+        told = masked(plain(data or {}), secrets=self._settings.secrets)
+        path = told.get("path") and (data or {})["path"]
+        if type_ in ("media", "artifact", "checkpoint") and path and "://" not in path:
+            told["path"] = path  # a password may be the name of a folder, and what lies in it is still to be found
+        event = self._spool.append(type_, step=step, epoch=epoch, data=told)
         if self._spool.error is not None and not self._has_warned_of_disk:
             self._has_warned_of_disk = True
             logger.warning(

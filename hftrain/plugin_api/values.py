@@ -42,7 +42,8 @@ def plain(value: Any, *, depth: int = 0) -> Any:
     if depth >= _MAX_DEPTH:
         return str(value)
     to_list = getattr(value, "tolist", None)
-    if callable(to_list) and getattr(value, "ndim", 0):  # an array or tensor: read at once, not number by number
+    to_list = getattr(value, "tolist", None)
+    if callable(to_list) and getattr(value, "ndim", 0) > 0:  # an array or tensor: read at once, not number by number
         return plain(to_list(), depth=depth)
     if isinstance(value, Mapping):
         return {str(key): plain(item, depth=depth + 1) for key, item in value.items()}

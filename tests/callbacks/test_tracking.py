@@ -323,3 +323,14 @@ def test_a_trainer_that_is_forgotten_in_a_trackers_thread_ends_its_run(tmp_path:
     assert thread is not None
     thread.join(30)
     assert (notes.rows, notes.ends) == ([(1, {"train/loss": 1.0})], [("finished", None)])
+
+
+def test_a_folder_called_as_a_password_is_is_still_found(tmp_path: Path) -> None:
+    notes = Notes()
+    tracking = Tracking({"notes": lambda: notes}, TrackingSettings(close_s=30, secrets=("training",)))
+    tracking.begin(run_in(tmp_path))
+    place = tmp_path / "training" / "checkpoint-2"
+    place.mkdir(parents=True)
+    tracking.on_save(None, state_at(2), TrainerControl(), checkpoint=str(place))
+    tracking.end("finished", step=2)
+    assert [one.path for one in notes.artifacts] == [str(place)]
