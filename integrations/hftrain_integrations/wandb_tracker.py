@@ -8,7 +8,8 @@ from collections.abc import Collection, Mapping
 from html import escape
 from typing import Any, ClassVar
 
-from hftrain.plugin_api.tracker import Artifact, Media, Run, Status, Tracker
+from hftrain.plugin_api.tracker import Artifact, Media, Run, Status
+from hftrain_integrations._told_again import TellsAgain
 
 _STEP = "train/global_step"
 _LOCAL_MODES = ("offline", "dryrun", "disabled")
@@ -23,7 +24,7 @@ _NOT_IN_NAMES = re.compile(r"[^\w.-]+", re.ASCII)
 _KEYLESS = "no API key: set WANDB_API_KEY or run `wandb login`, or set WANDB_MODE=offline"
 
 
-class WandbTracker(Tracker):
+class WandbTracker(TellsAgain):
     """Logs to a W&B run: the one that is active, or one of its own.
 
     Environment:
@@ -38,7 +39,8 @@ class WandbTracker(Tracker):
         WANDB_API_KEY, WANDB_MODE, WANDB_DIR, WANDB_RUN_ID and the others: as the client reads them.
 
     Points have their own step axis, ``train/global_step``, so that steps that are trained again after a resume are
-    not dropped: they are told again, and drawn at the same place. A resumed run goes on in the same W&B run.
+    not dropped: they are told again, and drawn at the same place. A resumed run goes on in the same W&B run;
+    offline, its file holds what a killed process had told too.
     """
 
     api: ClassVar[int] = 1
@@ -80,6 +82,8 @@ class WandbTracker(Tracker):
         _check("WANDB_LOG_MODEL", ("checkpoint", "end", "false"), _LOG_MODEL)
         _check("WANDB_WATCH", ("gradients", "parameters", "all", "false"), _WATCH)
         self._is_ours = wandb.run is None
+        if _is_local():  # a killed process loses what the client had not written into its file
+            self._tell_again(run)
         if wandb.run is None:
             if not (_is_disabled() or _is_local()):
                 _check_service()
