@@ -49,6 +49,10 @@ class ClearmlTracker(TellsAgain):
         """Say that the client is not set up."""
         return None if _is_offline() or _has_credentials() else f"no credentials; {_HINT}"
 
+    def load(self) -> None:
+        """Import the client."""
+        import clearml  # noqa: F401
+
     def start(self, run: Run) -> str | None:
         """Begin or go on with the task.
 

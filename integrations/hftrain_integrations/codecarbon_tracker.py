@@ -26,6 +26,10 @@ class CodecarbonTracker(Tracker):
 
     _measure: Any = None
 
+    def load(self) -> None:
+        """Import the client."""
+        import codecarbon  # noqa: F401
+
     def start(self, run: Run) -> str | None:
         """Begin to measure.
 

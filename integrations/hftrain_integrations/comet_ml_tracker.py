@@ -43,6 +43,11 @@ class CometTracker(TellsAgain):
             return "COMET_MODE is disabled"
         return None if _is_offline() or _has_key() else f"no API key; {_HINT}"
 
+    def load(self) -> None:
+        """Import the client."""
+        os.environ.setdefault("COMET_AUTO_LOG_CO2", "false")  # as `start` says
+        import comet_ml  # noqa: F401
+
     def start(self, run: Run) -> str | None:
         """Begin or go on with the experiment.
 

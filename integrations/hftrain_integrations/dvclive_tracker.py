@@ -30,6 +30,10 @@ class DvcliveTracker(Tracker):
     _keeps = "none"
     _last: Artifact | None = None
 
+    def load(self) -> None:
+        """Import the client."""
+        import dvclive  # noqa: F401
+
     def start(self, run: Run) -> str | None:
         """Open the folder, and write the parameters.
 

@@ -31,6 +31,10 @@ class FlyteTracker(Tracker):
         """Say that this is no task."""
         return None if _checkpoint_of_task() is not None else _HINT
 
+    def load(self) -> None:
+        """Import the client."""
+        import flytekit  # noqa: F401
+
     def start(self, run: Run) -> str | None:
         """Take the task's checkpoint.
 

@@ -41,6 +41,10 @@ class NeptuneTracker(TellsAgain):
         """Say that the service is gone, unless the mode is a local one."""
         return None if _is_local() else "its hosted service closed on 5 March 2026; set NEPTUNE_MODE=offline"
 
+    def load(self) -> None:
+        """Import the client."""
+        import neptune  # noqa: F401
+
     def start(self, run: Run) -> str | None:
         """Begin a run.
 

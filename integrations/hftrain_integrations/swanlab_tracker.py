@@ -40,6 +40,10 @@ class SwanlabTracker(TellsAgain):
         """Say that there is no key."""
         return None if _is_local() or _has_key() else "no API key; set SWANLAB_API_KEY, or SWANLAB_MODE=offline"
 
+    def load(self) -> None:
+        """Import the client."""
+        import swanlab  # noqa: F401
+
     def start(self, run: Run) -> str | None:
         """Begin or go on with the experiment.
 

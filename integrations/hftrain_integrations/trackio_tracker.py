@@ -32,6 +32,10 @@ class TrackioTracker(Tracker):
 
     _run: Any = None
 
+    def load(self) -> None:
+        """Import the client."""
+        import trackio  # noqa: F401
+
     def start(self, run: Run) -> str | None:
         """Begin or go on with the run.
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from hftrain.plugin_api.registry import Registry
+from hftrain.plugin_api.registry import Kind, Registry, registry
 from hftrain.plugin_api.requirements import lacks
+from hftrain.plugin_api.tracker import Tracker
 
 pytestmark = pytest.mark.trackers
 
@@ -38,3 +39,8 @@ def test_every_shipped_plugin_is_ready() -> None:
 def test_whatever_a_package_requires_is_there_in_a_version_that_does() -> None:
     required = {(found.name, text) for found in distributions() for text in found.requires or ()}
     assert {name: missing for name, text in sorted(required) if (missing := lacks([text]))} == {}
+
+
+def test_every_client_is_imported_before_the_time_limit_of_its_start_begins() -> None:
+    classes = [registry().load(Kind.TRACKER, one.name) for one in Registry().all(Kind.TRACKER)]
+    assert [found.__name__ for found in classes if found.requires and found.load is Tracker.load] == []
