@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
+from hftrain.plugin_api.spool import Event
 from hftrain.plugin_api.tracker import Artifact, Media, Run, Status, Tracker
 from hftrain.plugin_api.values import flat
 
@@ -37,6 +38,7 @@ class MlflowRun(Tracker):
     _run_id = ""
     _is_ours = True
     _keeps_checkpoints = False
+    _time: float | None = None
 
     def __init__(self) -> None:
         # MLflow keeps the active run by thread, and this is the one that trains.
@@ -76,12 +78,17 @@ class MlflowRun(Tracker):
                 ) from error
         return self._run_id
 
+    def deliver(self, event: Event, *, folder: str = "") -> None:
+        """Hand an event on, with its own time: MLflow takes a point that is told again with the same time for one."""
+        self._time = event.time
+        super().deliver(event, folder=folder)
+
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """Log the numbers of a step, in one request."""
         from mlflow.entities import Metric
 
-        now = round(time.time() * 1000)
-        points = [Metric(self._name(name), float(value), now, step) for name, value in metrics.items()]
+        at = round((self._time or time.time()) * 1000)
+        points = [Metric(self._name(name), float(value), at, step) for name, value in metrics.items()]
         self._client.log_batch(self._run_id, metrics=points)
 
     def log_media(self, media: Media) -> None:
