@@ -53,7 +53,7 @@ class CometTracker(TellsAgain):
 
         Raises:
             PermissionError: there is no key; nothing is asked for.
-            ConnectionError: the server cannot be reached.
+            ConnectionError: the server cannot be reached, or refuses.
             ValueError: COMET_MODE or COMET_START_MODE is none of its words.
         """
         # Where codecarbon is installed, the client starts it, which looks up where this machine stands.
@@ -81,6 +81,11 @@ class CometTracker(TellsAgain):
                 ),
             )
         )
+        if not (is_offline or is_off or self._experiment.alive):  # the client says so in its own log, and goes on
+            raise ConnectionError(
+                "the server did not let the experiment begin; check COMET_API_KEY, COMET_WORKSPACE and "
+                "COMET_URL_OVERRIDE, or set COMET_MODE=offline"
+            )
         self._describe(run)
         if is_offline and self._is_ours:
             self._tell_again(run)  # a killed process leaves an empty archive

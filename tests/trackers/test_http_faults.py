@@ -156,3 +156,13 @@ def test_one_that_fails_at_the_start_stops_before_the_first_step(tracker: str, t
         assert found[mode]["steps"] == 0, mode
         assert f"{tracker}: " in found[mode]["error"], mode
         assert "MLFLOW_TRACKING_URI" in found[mode]["error"], found[mode]["error"]
+
+
+def test_a_key_that_comet_refuses_stops_before_the_first_step(tmp_path: Path) -> None:
+    address = f"http://127.0.0.1:{Service(tmp_path, mode='401').port}"
+    variables = {"COMET_MODE": "online", "COMET_API_KEY": "k" * 25, "COMET_URL_OVERRIDE": address}
+    found = run(
+        "comet_ml", tmp_path, {"401": {"variables": variables, "address": address, "fault": "", "recovers": False}}
+    )
+    assert found["401"]["steps"] == 0
+    assert "COMET_API_KEY" in found["401"]["error"]
