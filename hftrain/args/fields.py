@@ -6,7 +6,7 @@ from dataclasses import field
 from enum import Enum
 from typing import Any, TypeVar
 
-from hftrain.plugin_api.values import is_secret_key
+from hftrain.plugin_api.values import holds_text, is_secret_key
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ def own_default(group: Any, name: str) -> Any:
 
 def is_secret(name: str, value: object = None) -> bool:
     """Whether the argument's value must never be shown or stored; a subclass may add such a one, by its name."""
-    return name.endswith("_token") or (is_secret_key(name) and not isinstance(value, (bool, int, float)))
+    return name.endswith("_token") or (is_secret_key(name) and (value is None or holds_text(plain(value))))
 
 
 def masked(name: str) -> str:

@@ -13,6 +13,33 @@ _WORD_OF_TEXT = re.compile(
     r"tokens|tokenizer|(^|_)(bos|eos|pad|unk|sep|cls|mask|image|video|decoder_start)_token", re.IGNORECASE
 )
 """Words of language models that only look like a secret: ``num_input_tokens_seen``, ``pad_token_id``."""
+NAMES_OF_PLACES = frozenset(
+    f"{what}_key{plural}"
+    for what in (
+        "label",
+        "labels",
+        "target",
+        "input",
+        "text",
+        "prompt",
+        "completion",
+        "image",
+        "video",
+        "audio",
+        "sort",
+    )
+    for plural in ("", "s")
+) | {
+    "keys_to_ignore",
+    "keys_to_ignore_at_inference",
+    "_keys_to_ignore_on_load_missing",
+    "_keys_to_ignore_on_load_unexpected",
+    "_keys_to_ignore_on_save",
+    "ignore_keys",
+    "ignore_keys_for_eval",
+    "past_key_values",
+}
+"""Keys, whole and as they are written, that say where in a mapping something stands, and so hold no secret."""
 _MAX_DEPTH = 16
 
 
@@ -42,7 +69,6 @@ def plain(value: Any, *, depth: int = 0) -> Any:
     if depth >= _MAX_DEPTH:
         return str(value)
     to_list = getattr(value, "tolist", None)
-    to_list = getattr(value, "tolist", None)
     if callable(to_list) and getattr(value, "ndim", 0) > 0:  # an array or tensor: read at once, not number by number
         return plain(to_list(), depth=depth)
     if isinstance(value, Mapping):
@@ -66,9 +92,9 @@ def masked(value: Any, *, secrets: Collection[str] = (), key: str = "") -> Any:
         value: of `plain`.
         secrets: texts that must not be sent, wherever they stand.
         key: under which it stands: one that names a token, key, secret or password hides what is under it, but for
-            numbers: ``mean_token_accuracy`` and ``num_key_value_heads`` are none.
+            numbers, alone or several: ``mean_token_accuracy`` and ``num_key_value_heads`` are none.
     """
-    if is_secret_key(key) and value not in (None, "", [], {}) and not _is_number(value):
+    if is_secret_key(key) and holds_text(value):
         return MASK
     if isinstance(value, dict):
         return {name: masked(item, secrets=secrets, key=name) for name, item in value.items()}
@@ -81,13 +107,20 @@ def masked(value: Any, *, secrets: Collection[str] = (), key: str = "") -> Any:
     return value
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, bool) or finite_or_not(value) is not None
+def holds_text(value: Any) -> bool:
+    """Whether a value of `plain` is, or has somewhere in it, more than numbers: only that can be a secret."""
+    if value is None or value == "" or isinstance(value, bool):
+        return False
+    if isinstance(value, dict):
+        return any(holds_text(item) for item in value.values())
+    if isinstance(value, list):
+        return any(holds_text(item) for item in value)
+    return finite_or_not(value) is None
 
 
 def is_secret_key(key: str) -> bool:
     """Whether what stands under a key is a secret, as far as its name tells."""
-    return bool(_SECRET_KEY.search(key)) and not _WORD_OF_TEXT.search(key)
+    return bool(_SECRET_KEY.search(key)) and not _WORD_OF_TEXT.search(key) and key not in NAMES_OF_PLACES
 
 
 def flat(values: Mapping[str, Any], *, separator: str = "/", prefix: str = "") -> dict[str, Any]:

@@ -54,6 +54,27 @@ def test_words_of_language_models_are_no_secrets(key: str) -> None:
     assert not is_secret_key(key)
 
 
+@pytest.mark.parametrize("key", ["keys_to_ignore_at_inference", "label_key", "label_keys", "ignore_keys"])
+@pytest.mark.parametrize("value", ["labels", ["past_key_values", "labels"]])
+def test_names_of_places_in_a_mapping_are_no_secrets(key: str, value: object) -> None:
+    assert masked({key: value}) == {key: value}
+
+
+def test_a_known_secret_is_hidden_among_names_of_places_too() -> None:
+    assert masked({"ignore_keys": ["hf_abc"]}, secrets=["hf_abc"]) == {"ignore_keys": ["***"]}
+
+
+@pytest.mark.parametrize("key", ["api_keys", "my_label_key", "KEYS_TO_IGNORE_AT_INFERENCE", "keys", "label_key_secret"])
+@pytest.mark.parametrize("value", [["abc", "def"], [1, ["abc"]], {"mine": "abc"}, {"mine": [{"a": "abc"}, 2]}])
+def test_a_secret_is_hidden_in_a_list_or_a_mapping(key: str, value: object) -> None:
+    assert masked({key: value}) == {key: "***"}
+
+
+@pytest.mark.parametrize("value", [[64, 64.0], {"first": 1, "second": [2, "inf", None]}])
+def test_several_numbers_are_no_secret_whatever_they_are_called(value: object) -> None:
+    assert masked({"key_dims": value}) == {"key_dims": value}
+
+
 @pytest.mark.parametrize("value", [0.75, 4, "nan"])
 @pytest.mark.parametrize("key", ["mean_token_accuracy", "num_key_value_heads"])
 def test_a_number_is_no_secret_whatever_it_is_called(key: str, value: object) -> None:
