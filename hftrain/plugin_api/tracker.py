@@ -105,6 +105,7 @@ class Tracker:
         extra: of its distribution, which installs that; "" if there is none.
         renames_metrics: ``loss`` is told as ``train/loss``, ``eval_loss`` as ``eval/loss``; False keeps names.
         takes_non_finite: whether nan and infinite numbers can be told; else they are left out.
+        hint: what a user can set if the service does not answer: ``"WANDB_BASE_URL or WANDB_MODE=offline"``.
 
     Example:
         ::
@@ -123,6 +124,7 @@ class Tracker:
     extra: ClassVar[str] = ""
     renames_metrics: ClassVar[bool] = True
     takes_non_finite: ClassVar[bool] = True
+    hint: ClassVar[str] = ""
 
     _warned: set[str]
 

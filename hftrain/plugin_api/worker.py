@@ -133,7 +133,8 @@ class Delivery:
             raise TrackerStartError(f"its libraries were not imported within {LOAD_S:g} s")
         if not self._started.wait(max(0.0, self._loaded_at + timeout_s - time.monotonic())):
             self._is_left = True
-            raise TrackerStartError(f"it did not answer within {timeout_s:g} s")
+            to_set = self._tracker.hint or "the variables that hold its address and its key"
+            raise TrackerStartError(f"it did not answer within {timeout_s:g} s; check the network and {to_set}")
         if self._start_error is not None:
             raise TrackerStartError(self.said(self._start_error)) from self._start_error
 

@@ -196,11 +196,13 @@ def test_a_start_that_hangs_is_left_to_itself(kit: Kit) -> None:
     gate = threading.Event()
 
     class Hangs(Tracker):
+        hint = "HANGS_URL"
+
         def start(self, run: Run) -> str | None:
             gate.wait()
             return None
 
-    with pytest.raises(TrackerStartError, match=r"did not answer within 0\.01 s"):
+    with pytest.raises(TrackerStartError, match=r"did not answer within 0\.01 s; check the network and HANGS_URL"):
         started(Delivery("hangs", Hangs(), kit.spool.path), timeout_s=0.01)
     gate.set()
 
