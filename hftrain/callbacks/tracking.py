@@ -117,6 +117,7 @@ class Tracking(TrainerCallback):
         """
         if self.is_begun:
             self.end("finished", step=run.resumed_step or 0)
+        _wait_for_end_of(run.folder, self._settings.close_s)
         run = self._masked(run)
         spool = self._spool = Spool(run.folder)
         self._remote_ids = {**(remote_ids or {}), **read_remote_ids(run.folder)}
@@ -356,5 +357,35 @@ def _close(spool: Spool, deliveries: Sequence[Delivery], finish: Event, close_s:
 
 
 def _end_outside(spool: Spool, warned: Warned, deliveries: Sequence[Delivery], step: int, close_s: float) -> None:
-    warned.close()
-    _close(spool, deliveries, spool.append("finish", step=step, data={"status": "finished", "error": None}), close_s)
+    """End the run of a forgotten Trainer. The collector may do so in the middle of a step: nobody waits for it then."""
+
+    def close() -> None:
+        try:
+            warned.close()
+            finish = spool.append("finish", step=step, data={"status": "finished", "error": None})
+            _close(spool, deliveries, finish, close_s)
+        finally:
+            _ending.pop(spool.folder, None)
+
+    if not spool.is_ours:
+        return
+    # At the process's exit the main thread counts as ended; threads are refused then, or not waited for.
+    if not threading.main_thread().is_alive():
+        close()
+        return
+    thread = _ending[spool.folder] = threading.Thread(target=close, name="hftrain-end-of-run")
+    try:
+        thread.start()
+    except RuntimeError:  # no more of them
+        close()
+
+
+_ending: dict[str, threading.Thread] = {}
+"""What ends runs of forgotten Trainers, by the run's folder."""
+
+
+def _wait_for_end_of(folder: str, close_s: float) -> None:
+    """Wait for what still ends this run: two must not write one record."""
+    thread = _ending.get(folder)
+    if thread is not None and thread is not threading.current_thread():
+        thread.join(close_s)

@@ -334,3 +334,42 @@ def test_a_folder_called_as_a_password_is_is_still_found(tmp_path: Path) -> None
     tracking.on_save(None, state_at(2), TrainerControl(), checkpoint=str(place))
     tracking.end("finished", step=2)
     assert [one.path for one in notes.artifacts] == [str(place)]
+
+
+class Hangs(Notes):
+    """Takes the end when the gate is opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+
+    def finish(self, status: str, error: str | None) -> None:
+        self.gate.wait(30)
+        super().finish(status, error)
+
+
+def test_nobody_waits_for_the_end_of_a_run_that_the_collector_ends(tmp_path: Path) -> None:
+    notes = Hangs()
+    tracking = Tracking({"notes": lambda: notes}, TrackingSettings(close_s=30), run_of=lambda: run_in(tmp_path))
+    tracking.on_log(None, state_at(1), TrainerControl(), {"loss": 1.0})
+    tracking._finalizer()
+    assert notes.ends == []  # with a wait here, the gate would have stayed shut
+    (thread,) = [one for one in threading.enumerate() if one.name == "hftrain-end-of-run"]
+    assert not thread.daemon
+    notes.gate.set()
+    thread.join(30)
+    assert notes.ends == [("finished", None)]
+
+
+def test_a_run_that_goes_on_waits_for_the_end_that_the_collector_began(tmp_path: Path) -> None:
+    notes = Hangs()
+    tracking = Tracking({"notes": lambda: notes}, TrackingSettings(close_s=30), run_of=lambda: run_in(tmp_path))
+    tracking.on_log(None, state_at(1), TrainerControl(), {"loss": 1.0})
+    tracking._finalizer()
+    threading.Timer(0.05, notes.gate.set).start()
+    following = tracking_of()
+    following.begin(run_in(tmp_path))
+    following.end("finished", step=1)
+    assert notes.ends == [("finished", None)]
+    numbers = [event.seq for event in read_events(str(tmp_path / "events.jsonl"))]
+    assert numbers == sorted(set(numbers))
