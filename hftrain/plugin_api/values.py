@@ -10,9 +10,11 @@ from typing import Any
 MASK = "***"
 _SECRET_KEY = re.compile(r"token|key|secret|password", re.IGNORECASE)
 _WORD_OF_TEXT = re.compile(
-    r"tokens|tokenizer|(^|_)(bos|eos|pad|unk|sep|cls|mask|image|video|decoder_start)_token", re.IGNORECASE
+    r"tokenizer|(^|_)(num|max|min|average|new|input|special|added|suppress|image|video|audio)_tokens"
+    r"|(^|_)(bos|eos|pad|unk|sep|cls|mask|image|video|decoder_start)_token",
+    re.IGNORECASE,
 )
-"""Words of language models that only look like a secret: ``num_input_tokens_seen``, ``pad_token_id``."""
+"""Words of language models that only look like a secret: ``num_input_tokens_seen``, ``pad_token_id``. Not ``api_tokens``."""
 NAMES_OF_PLACES = frozenset(
     f"{what}_key{plural}"
     for what in (

@@ -49,7 +49,9 @@ def test_a_key_that_names_a_secret_hides_it(key: str) -> None:
     assert masked({key: "abc"}) == {key: "***"}
 
 
-@pytest.mark.parametrize("key", ["num_input_tokens_seen", "pad_token_id", "bos_token", "tokenizer_name"])
+@pytest.mark.parametrize(
+    "key", ["num_input_tokens_seen", "pad_token_id", "bos_token", "tokenizer_name", "additional_special_tokens"]
+)
 def test_words_of_language_models_are_no_secrets(key: str) -> None:
     assert not is_secret_key(key)
 
@@ -64,7 +66,9 @@ def test_a_known_secret_is_hidden_among_names_of_places_too() -> None:
     assert masked({"ignore_keys": ["hf_abc"]}, secrets=["hf_abc"]) == {"ignore_keys": ["***"]}
 
 
-@pytest.mark.parametrize("key", ["api_keys", "my_label_key", "KEYS_TO_IGNORE_AT_INFERENCE", "keys", "label_key_secret"])
+@pytest.mark.parametrize(
+    "key", ["api_keys", "api_tokens", "my_label_key", "KEYS_TO_IGNORE_AT_INFERENCE", "keys", "label_key_secret"]
+)
 @pytest.mark.parametrize("value", [["abc", "def"], [1, ["abc"]], {"mine": "abc"}, {"mine": [{"a": "abc"}, 2]}])
 def test_a_secret_is_hidden_in_a_list_or_a_mapping(key: str, value: object) -> None:
     assert masked({key: value}) == {key: "***"}
