@@ -106,6 +106,7 @@ class TrainerBase:
     current_gradient_accumulation_steps: int
     label_names: list[str]
     run_id: str | None
+    _early_run_id: str | None
 
     _train_batch_size: int
     _past: Any

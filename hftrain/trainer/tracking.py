@@ -8,11 +8,13 @@ import os
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from hftrain.args.conversion import FoundTrackers
 from hftrain.callbacks.tracking import Tracking, TrackingSettings
+from hftrain.checkpoint.layout import new_run_id
 from hftrain.core.task import TaskModule
 from hftrain.core.timing import StepTimes
 from hftrain.errors import ConfigurationError, PluginUnavailableError, TrainingInterrupted
@@ -141,7 +143,7 @@ def run_of(trainer: Trainer, *, resumed_step: int | None = None) -> Run:
     """Return what trackers are told of the Trainer's run."""
     args, state = trainer.args, trainer.state
     output_dir = str(args.output_dir)
-    run_id = trainer.run_id or "evaluation"
+    run_id = trainer.run_id or _id_before_training(trainer)
     return Run(
         run_id=run_id,
         name=args.run_name,
@@ -157,6 +159,13 @@ def run_of(trainer: Trainer, *, resumed_step: int | None = None) -> Run:
         trial=state.trial_name,
         trial_params=state.trial_params or {},
     )
+
+
+def _id_before_training(trainer: Trainer) -> str:
+    """Return the id of the run that rows before the first `train` make up; other Trainers have others."""
+    if trainer._early_run_id is None:
+        trainer._early_run_id = new_run_id(datetime.now().astimezone())
+    return trainer._early_run_id
 
 
 def known_secrets(args: TrainingArguments) -> tuple[str, ...]:

@@ -134,7 +134,7 @@ class Trainer(LaterMethods):
         """Set what belongs to a run, before there is one."""
         self._engine = self._runner = self._checkpoints = self._loaded_checkpoint = self._best_before_save = None
         self._stages_set_up, self._kept_loaders = set(), {}
-        self.run_id = self.hp_name = self.hub_model_id = self._signature_columns = None
+        self.run_id = self._early_run_id = self.hp_name = self.hub_model_id = self._signature_columns = None
         self.model_preparation_time = self.jit_compilation_time = self._ignore_keys_for_eval = None
         self._past = self._token_counter = self._interrupts = self._loss_arguments = None
         self.is_in_train = self._created_lr_scheduler = self._said_why_at_once = False

@@ -70,7 +70,8 @@ def test_a_repository_that_is_none_has_no_commit(tmp_path: Path, content: str) -
 
 def test_it_stands_at_the_beginning_of_the_record(tmp_path: Path) -> None:
     run, tracking = trainer(tmp_path), Tracking({}, TrackingSettings())
-    tracking.begin(run_of(run))
+    told = run_of(run)
+    tracking.begin(told)
     tracking.end("finished", step=0)
-    start = next(read_events(str(tmp_path / "runs" / "evaluation" / "events.jsonl")))
+    start = next(read_events(f"{told.folder}/events.jsonl"))
     assert start.data["environment"] == environment_of(run.args)

@@ -265,7 +265,7 @@ def test_no_name_leaves_the_folder(tmp_path: Path, name: str) -> None:
     run, shows = shown_by(tmp_path)
     run.log_media(name, "text", kind="text")
     ended(run)
-    assert Path(shows.media[0][0].path).resolve().parent == tmp_path / "runs" / "evaluation" / "media"
+    assert Path(shows.media[0][0].path).resolve().parent == Path(run_of(run).folder).resolve() / "media"
     assert shows.media[0][0].name == name
 
 
@@ -308,8 +308,8 @@ def test_what_is_not_finite_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptu
 
 def test_a_disk_that_refuses_is_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     run, shows = shown_by(tmp_path)
-    (tmp_path / "runs" / "evaluation").mkdir(parents=True)
-    (tmp_path / "runs" / "evaluation" / "media").write_text("in the way")
+    Path(run_of(run).folder).mkdir(parents=True)
+    Path(run_of(run).folder, "media").write_text("in the way")
     run.log_media("text", "text", kind="text")
     ended(run)
     assert "Training goes on; trackers are not told of it" in caplog.text
@@ -318,8 +318,8 @@ def test_a_disk_that_refuses_is_a_warning(tmp_path: Path, caplog: pytest.LogCapt
 
 def test_it_is_an_error_for_who_asked_for_that(tmp_path: Path) -> None:
     run, _ = shown_by(tmp_path, tracker_errors="raise")
-    (tmp_path / "runs" / "evaluation").mkdir(parents=True)
-    (tmp_path / "runs" / "evaluation" / "media").write_text("in the way")
+    Path(run_of(run).folder).mkdir(parents=True)
+    Path(run_of(run).folder, "media").write_text("in the way")
     with pytest.raises(PluginError, match="tracker_errors='raise'"):
         run.log_media("text", "text", kind="text")
     ended(run)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from hftrain import TrainerCallback
+from hftrain.checkpoint.layout import is_run_id
 from hftrain.errors import (
     CallbackError,
     ConfigurationError,
@@ -212,3 +213,16 @@ def test_all_means_those_that_can_start_without_asking(
     assert run._tracking._trackers.keys() - {"local"} == {"notes"}
     assert caplog.text.count("not to asks (no key; set ASKS_KEY)") == 1
     assert "lacking" not in caplog.text  # what is not installed is missed by nobody
+
+
+def test_evaluations_of_two_trainers_are_two_runs(tmp_path: Path, tell: Callable[..., None]) -> None:
+    tell()
+    for _ in range(2):
+        run = trainer(tmp_path, report_to="notes")
+        for _ in range(2):
+            run.log({"eval_loss": 1.0})
+            run._tracking.end("finished", step=0)
+    first, again, second, _ = [row[1] for row in told(run) if row[0] == "start"]
+    assert is_run_id(first.run_id)
+    assert first.run_id == again.run_id != second.run_id
+    assert (first.remote_id, again.remote_id, second.remote_id) == (None, "remote-7", None)
