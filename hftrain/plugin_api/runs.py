@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from hftrain.errors import ConfigurationError
+from hftrain.plugin_api.secret_texts import surrounding_secrets
 from hftrain.plugin_api.spool import EVENTS, read_events, valid_events
 from hftrain.plugin_api.tracker import Run, Tracker
 from hftrain.plugin_api.worker import Delivery
@@ -128,7 +129,7 @@ def replay(folder: str, name: str, tracker: Tracker, *, timeout_s: float) -> int
     spool = os.path.join(folder, EVENTS)
     last_seq = max((event.seq for event in read_events(spool)), default=0)
     run, remote_ids = described_run(folder), read_remote_ids(folder)
-    delivery = Delivery(name, tracker, spool)
+    delivery = Delivery(name, tracker, spool, secrets=surrounding_secrets())
     resumed_step = _step_told(spool, delivery.cursor.seq) if delivery.cursor.seq else None
     delivery.launch(replace(run, remote_id=remote_ids.get(name), resumed_step=resumed_step), last_seq=last_seq)
     delivery.wait_for_start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from hftrain.core.timing import StepTimes
 from hftrain.errors import ConfigurationError, PluginUnavailableError, TrainingInterrupted
 from hftrain.plugin_api.registry import Kind, registry
 from hftrain.plugin_api.runs import local_folder
+from hftrain.plugin_api.secret_texts import longest_first, surrounding_secrets
 from hftrain.plugin_api.tracker import Run, Status, Tracker
 from hftrain.plugin_api.values import is_secret_key, masked
 from hftrain.plugin_api.worker import text_of
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_SECRET_LENGTH = 6
+_SECRET_ARGUMENT = re.compile(r"(token|api_?key|access_?key|secret|password)$", re.IGNORECASE)
 _PRUNED = "TrialPruned"
 """What a search raises to end a trial that is not promising; its package need not be there."""
 
@@ -169,22 +171,13 @@ def _id_before_training(trainer: Trainer) -> str:
 
 
 def known_secrets(args: TrainingArguments) -> tuple[str, ...]:
-    """Return the texts that must reach no tracker: tokens in the arguments and in the environment."""
-    given = [value for name, value in vars(args).items() if is_secret_key(name)]
-    around = [value for name, value in os.environ.items() if is_secret_key(name)]
-    texts = [value for value in [*given, *around, _stored_token()] if isinstance(value, str)]
-    # The longest first: one may be the beginning of another. A shorter one is a word ("true", "1"), and no secret.
-    return tuple(sorted({text for text in texts if len(text) >= _SECRET_LENGTH}, key=lambda text: (-len(text), text)))
+    """Return the texts that must reach no tracker: tokens in the arguments and around the process.
 
-
-def _stored_token() -> str | None:
-    """Return the hub's token that a login left on the disk."""
-    home = os.environ.get("HF_HOME") or os.path.join(os.path.expanduser("~"), ".cache", "huggingface")
-    try:
-        with open(os.environ.get("HF_TOKEN_PATH") or os.path.join(home, "token"), encoding="utf-8") as file:
-            return file.read(1000).strip()
-    except (OSError, ValueError):
-        return None
+    They are taken out of every text, so of a subclass's own arguments only those count whose name says it clearly:
+    ``sort_key="length"`` is none.
+    """
+    given = [value for name, value in vars(args).items() if is_secret_key(name) and _SECRET_ARGUMENT.search(name)]
+    return longest_first([*given, *surrounding_secrets()])
 
 
 def _class_of(name: str) -> type[Tracker]:

@@ -103,6 +103,19 @@ def test_a_second_replay_tells_nothing(tmp_path: Path) -> None:
     assert (notes.steps, notes.ends) == ([], [])
 
 
+def test_what_a_service_says_late_is_shown_without_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Says(Notes):
+        def log(self, metrics: Mapping[str, float], step: int) -> None:
+            raise ConnectionError(f"at https://x?key={os.environ['NOTES_API_KEY']}")
+
+    monkeypatch.setenv("NOTES_API_KEY", "planted-key-0123")
+    assert replay(str(make_run(tmp_path / "r")), "notes", Says(), timeout_s=0.05) > 0
+    assert "cannot be told" in caplog.text
+    assert "planted-key" not in caplog.text
+
+
 def test_a_record_without_a_beginning_is_an_error(tmp_path: Path) -> None:
     Spool(str(tmp_path)).append("log", step=1)
     with pytest.raises(ConfigurationError, match="no event of a run's start"):

@@ -21,13 +21,13 @@ from tests.trainer.telling import NOTES
 PLANTED = {
     "HF_TOKEN": "hf_planted_in_the_environment",
     "WANDB_API_KEY": "planted-wandb-key-0123456789",
-    "my_secret_word": "planted-custom-argument",
+    "my_own_secret": "planted-custom-argument",
 }
 
 
 @dataclasses.dataclass(repr=False)
 class Arguments(TrainingArguments):
-    my_secret_word: str = ""
+    my_own_secret: str = ""
 
 
 class Leaks(TrainerCallback):
@@ -54,7 +54,7 @@ def arguments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Argum
     yield Arguments(
         str(tmp_path / "out"),
         report_to="notes",
-        my_secret_word=PLANTED["my_secret_word"],
+        my_own_secret=PLANTED["my_own_secret"],
         run_name=f"run with {PLANTED['WANDB_API_KEY']}",
         use_cpu=True,
         max_steps=2,
@@ -127,3 +127,14 @@ def test_a_special_token_of_a_tokenizer_is_no_secret(tmp_path: Path) -> None:
     given = WithTokens(str(tmp_path), report_to="none", use_cpu=True)
     assert "<|endoftext|>" not in known_secrets(given)
     assert "planted-token" in known_secrets(given)
+
+
+def test_a_word_of_an_argument_that_is_called_a_key_stays_in_texts(tmp_path: Path) -> None:
+    @dataclasses.dataclass(repr=False)
+    class WithKey(TrainingArguments):
+        sort_by_keys: str = "length"
+        store_api_key: str = "planted-key"
+
+    given = WithKey(str(tmp_path), report_to="none", use_cpu=True)
+    assert "length" not in known_secrets(given)
+    assert "planted-key" in known_secrets(given)
