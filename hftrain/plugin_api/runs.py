@@ -12,6 +12,7 @@ from hftrain.errors import ConfigurationError
 from hftrain.plugin_api.secret_texts import surrounding_secrets
 from hftrain.plugin_api.spool import EVENTS, read_events, valid_events
 from hftrain.plugin_api.tracker import Run, Tracker
+from hftrain.plugin_api.values import masked
 from hftrain.plugin_api.worker import Delivery
 
 RUNS = "runs"
@@ -48,7 +49,9 @@ def runs_of(output_dir: str) -> list[str]:
         below = os.path.join(local_folder(output_dir), RUNS)
         names = os.listdir(below) if os.path.isdir(below) else []
     spools = [os.path.join(local_folder(output_dir), RUNS, name, EVENTS) for name in names]
-    found = [spool for spool in spools if os.path.isfile(spool) and (url is None or _output_dir_of(spool) == url)]
+    found = [
+        spool for spool in spools if os.path.isfile(spool) and (url is None or _output_dir_of(spool) == masked(url))
+    ]
     return [os.path.dirname(spool) for spool in sorted(found, key=os.path.getmtime)]
 
 

@@ -42,6 +42,8 @@ NAMES_OF_PLACES = frozenset(
     "past_key_values",
 }
 """Keys, whole and as they are written, that say where in a mapping something stands, and so hold no secret."""
+_LOGIN = re.compile(r"://[^/\s?#:@]*:[^/\s?#]+@")
+"""A user and a password before the host of a URL."""
 _MAX_DEPTH = 16
 
 
@@ -88,7 +90,7 @@ def finite_or_not(value: Any) -> float | int | None:
 
 
 def masked(value: Any, *, secrets: Collection[str] = (), key: str = "") -> Any:
-    """Return plain values with secrets replaced by ``***``.
+    """Return plain values with secrets replaced by ``***``, users and passwords in URLs among them.
 
     Args:
         value: of `plain`.
@@ -106,6 +108,7 @@ def masked(value: Any, *, secrets: Collection[str] = (), key: str = "") -> Any:
         for secret in secrets:
             if secret:
                 value = value.replace(secret, MASK)
+        return _LOGIN.sub(f"://{MASK}@", value)
     return value
 
 

@@ -112,3 +112,16 @@ def test_an_array_is_read_at_once(values: object) -> None:
 
 def test_a_number_too_large_for_a_float_is_kept() -> None:
     assert plain({"a": 10**400}) == {"a": 10**400}
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("at postgresql://me:pa55@host:5432/db, and x", "at postgresql://***@host:5432/db, and x"),
+        ("redis://:pa@55@host", "redis://***@host"),
+        ("http://host:80/a@b http://[::1]:80/a", "http://host:80/a@b http://[::1]:80/a"),
+        ("me:you@x", "me:you@x"),
+    ],
+)
+def test_a_login_in_a_url_is_masked(text: str, shown: str) -> None:
+    assert masked({"note": [text]}) == {"note": [shown]}
