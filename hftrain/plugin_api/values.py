@@ -14,7 +14,7 @@ _WORD_OF_TEXT = re.compile(
     r"|(^|_)(bos|eos|pad|unk|sep|cls|mask|image|video|decoder_start)_token",
     re.IGNORECASE,
 )
-"""Words of language models that only look like a secret: ``num_input_tokens_seen``, ``pad_token_id``. Not ``api_tokens``."""
+"""Words of language models that only look like a secret: ``num_input_tokens_seen``, ``pad_token_id``."""
 NAMES_OF_PLACES = frozenset(
     f"{what}_key{plural}"
     for what in (

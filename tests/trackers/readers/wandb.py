@@ -15,6 +15,7 @@ _STATUS = {0: ("finished", "pruned"), 1: ("failed",), 255: ("interrupted",)}
 
 def read(folder: str) -> dict[str, Any]:
     found: dict[str, Any] = {"points": {}, "params": {}, "artifacts": {}, "media": set(), "metrics": {}}
+    found |= {"histograms": {}, "files": {}}
     runs: dict[str, Any] = {}
     for path in sorted(glob.glob(f"{folder}/**/offline-run-*/*.wandb", recursive=True), key=os.path.getmtime):
         summary: dict[str, Any] = {}
@@ -37,6 +38,8 @@ def read(folder: str) -> dict[str, Any]:
                 runs[run_id]["end"] = [status, summary.get("error")]
             elif (artifact := _artifact(record)) is not None:
                 found["artifacts"].setdefault(artifact.name, []).append(sorted(artifact.aliases))
+                files = {file.path: file.digest for file in artifact.manifest.contents}
+                found["files"].setdefault(artifact.name, []).append(files)
     points = found["points"]
     told = [one["run"] for one in runs.values()]
     ends = [one.get("end", [None, None]) for one in runs.values()]
@@ -47,6 +50,8 @@ def read(folder: str) -> dict[str, Any]:
         "status": ends[-1][0] if ends else None,
         "artifacts": sorted(found["artifacts"]),
         "aliases": found["artifacts"],
+        "files": found["files"],
+        "histograms": found["histograms"],
         "media": sorted(found["media"]),
         "runs": len(runs),
         "ends": ends,
@@ -62,6 +67,9 @@ def _take_row(row: dict[str, Any], found: dict[str, Any]) -> None:
     # A value that is seen has its type in a key below its own; gradients and parameters are named by their kind.
     found["media"] |= {name.partition("/_type")[0] for name in row if name.endswith("/_type")}
     found["media"] |= {name for name, value in row.items() if isinstance(value, dict) and "_type" in value}
+    for name in (name.removesuffix("/bins") for name in row if name.endswith("/bins")):
+        seen = [row["train/global_step"], row[f"{name}/values"], row[f"{name}/bins"]]
+        found["histograms"].setdefault(name, []).append(seen)
     found["metrics"] |= {name: value for name, value in row.items() if isinstance(value, (int, float, str))}
 
 
