@@ -96,6 +96,7 @@ class Delivery:
         self.num_refused = 0
         """Events that the service did not take while it took the next ones."""
         self._has_warned = False
+        self._environment: dict[str, str] = {}
         self._loaded = threading.Event()
         self._loaded_at = 0.0
         self._started = threading.Event()
@@ -116,6 +117,7 @@ class Delivery:
         self._is_behind = self.cursor.seq < last_seq - num_own
         if not self._is_behind:
             self.cursor.seq = last_seq
+        self._environment = dict(os.environ)
         context = contextvars.copy_context()
         self._thread = threading.Thread(
             target=lambda: context.run(self._work, run), name=f"hftrain-{self.name}", daemon=True
@@ -133,6 +135,8 @@ class Delivery:
             raise TrackerStartError(f"its libraries were not imported within {LOAD_S:g} s")
         if not self._started.wait(max(0.0, self._loaded_at + timeout_s - time.monotonic())):
             self._is_left = True
+            for variable, value in self._environment.items():  # it may have hidden one, and never come to put it back
+                os.environ.setdefault(variable, value)
             to_set = self._tracker.hint or "the variables that hold its address and its key"
             raise TrackerStartError(f"it did not answer within {timeout_s:g} s; check the network and {to_set}")
         if self._start_error is not None:

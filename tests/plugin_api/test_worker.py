@@ -207,6 +207,26 @@ def test_a_start_that_hangs_is_left_to_itself(kit: Kit) -> None:
     gate.set()
 
 
+def test_what_a_start_hid_is_put_back_when_it_is_left_to_itself(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, hidden = threading.Event(), threading.Event()
+    monkeypatch.setenv("HFTRAIN_HIDDEN", "1")
+
+    class Hides(Tracker):
+        def start(self, run: Run) -> str | None:
+            os.environ.pop("HFTRAIN_HIDDEN")
+            hidden.set()
+            gate.wait()
+            return None
+
+    delivery = Delivery("hides", Hides(), kit.spool.path)
+    delivery.launch(Run(run_id="r"))
+    assert hidden.wait(10)
+    with pytest.raises(TrackerStartError, match="did not answer"):
+        delivery.wait_for_start(timeout_s=0.01)
+    assert os.environ["HFTRAIN_HIDDEN"] == "1"
+    gate.set()
+
+
 def test_a_vendors_exit_is_a_failure_like_another(kit: Kit) -> None:
     class Exits(Service):
         def log(self, metrics: Mapping[str, float], step: int) -> None:
