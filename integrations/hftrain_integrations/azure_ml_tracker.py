@@ -20,6 +20,7 @@ class AzureMlTracker(MlflowRun):
 
     requires: ClassVar[tuple[str, ...]] = ("azureml-mlflow>=1.57", "mlflow-skinny>=2.9")
     extra: ClassVar[str] = "azureml"
+    hint: ClassVar[str] = "MLFLOW_TRACKING_URI and MLFLOW_TRACKING_TOKEN; with report_to='mlflow' it can be a file"
 
     def unavailable_because(self) -> str | None:
         """Say that no workspace is named."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, ClassVar
 
 from hftrain.plugin_api.tracker import Artifact, Media, Run, Status
-from hftrain_integrations._reachable import check_reachable
+from hftrain_integrations._reachable import begins, check_reachable
 from hftrain_integrations._told_again import TellsAgain
 
 _TRUE = ("1", "true", "yes", "on")
@@ -40,9 +41,14 @@ class ClearmlTracker(TellsAgain):
     api: ClassVar[int] = 1
     requires: ClassVar[tuple[str, ...]] = ("clearml>=1.14",)
     extra: ClassVar[str] = "clearml"
+    hint: ClassVar[str] = (
+        "CLEARML_API_HOST, CLEARML_API_ACCESS_KEY and CLEARML_API_SECRET_KEY, or set CLEARML_OFFLINE_MODE=1"
+    )
 
     _task: Any = None
     _is_ours = True
+    _is_offline = False
+    """As the client has it, which reads the environment when it is imported, and can be told otherwise."""
     _keeps_checkpoints = False
 
     def unavailable_because(self) -> str | None:
@@ -58,17 +64,18 @@ class ClearmlTracker(TellsAgain):
 
         Raises:
             PermissionError: there are no credentials; nothing is asked for.
-            ConnectionError: the server cannot be reached.
+            ConnectionError: the server cannot be reached, or refuses.
         """
         from clearml import Task
 
-        is_offline = _is_offline()
+        is_offline = self._is_offline = Task.is_offline()
         if not is_offline:
             _check_server()
         self._keeps_checkpoints = os.environ.get("CLEARML_LOG_MODEL", "").lower() in _TRUE
         current = Task.current_task()
         self._is_ours = current is None
-        self._task = current or _begin(Task, run, is_offline=is_offline)
+        with nullcontext() if is_offline else begins(self.hint):
+            self._task = current or _begin(Task, run, is_offline=is_offline)
         self._task.connect(dict(run.arguments), name="Args")
         if run.model:
             self._task.set_configuration_object(name="Model Configuration", config_dict=dict(run.model))
@@ -114,7 +121,7 @@ class ClearmlTracker(TellsAgain):
             self._task.set_parameter("Run/error", error)
         if not self._is_ours:
             return
-        if not _is_offline():
+        if not self._is_offline:
             if status == "failed":
                 self._task.mark_failed(ignore_errors=True, status_reason=error or "", force=True)
             elif status == "interrupted":

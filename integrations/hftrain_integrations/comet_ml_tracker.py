@@ -33,6 +33,7 @@ class CometTracker(TellsAgain):
     api: ClassVar[int] = 1
     requires: ClassVar[tuple[str, ...]] = ("comet_ml>=3.43.2",)
     extra: ClassVar[str] = "cometml"
+    hint: ClassVar[str] = "COMET_URL_OVERRIDE and COMET_API_KEY, or set COMET_MODE=offline"
 
     _experiment: Any = None
     _is_ours = True

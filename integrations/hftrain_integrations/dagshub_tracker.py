@@ -25,6 +25,7 @@ class DagshubTracker(MlflowRun):
 
     requires: ClassVar[tuple[str, ...]] = ("dagshub>=0.3", "mlflow>=2.9")
     extra: ClassVar[str] = "dagshub"
+    hint: ClassVar[str] = "MLFLOW_TRACKING_URI and DAGSHUB_USER_TOKEN; with report_to='mlflow' it can be a file"
 
     _repo: Any = None
     _place = ""

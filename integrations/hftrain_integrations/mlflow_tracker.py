@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from hftrain_integrations._mlflow import MlflowRun
+from hftrain_integrations._mlflow import URI, MlflowRun
 
 
 class MlflowTracker(MlflowRun):
@@ -26,3 +26,4 @@ class MlflowTracker(MlflowRun):
 
     requires: ClassVar[tuple[str, ...]] = ("mlflow>=2.9",)
     extra: ClassVar[str] = "mlflow"
+    hint: ClassVar[str] = f"{URI} and its credentials, or set {URI}=sqlite:///mlflow.db"

@@ -32,6 +32,7 @@ class NeptuneTracker(TellsAgain):
     api: ClassVar[int] = 1
     requires: ClassVar[tuple[str, ...]] = ("neptune>=1.0",)
     extra: ClassVar[str] = "neptune"
+    hint: ClassVar[str] = "NEPTUNE_API_TOKEN, or set NEPTUNE_MODE=offline"
 
     _run: Any = None
     _keeps = ""

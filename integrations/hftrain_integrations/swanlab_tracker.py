@@ -5,12 +5,12 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, ClassVar
 
 from hftrain.plugin_api.tracker import Artifact, Media, Run, Status
 from hftrain.plugin_api.values import flat
-from hftrain_integrations._reachable import check_reachable
+from hftrain_integrations._reachable import begins, check_reachable
 from hftrain_integrations._told_again import TellsAgain
 
 _LOCAL_MODES = ("offline", "local", "disabled")
@@ -32,6 +32,7 @@ class SwanlabTracker(TellsAgain):
     api: ClassVar[int] = 1
     requires: ClassVar[tuple[str, ...]] = ("swanlab>=0.6",)
     extra: ClassVar[str] = "swanlab"
+    hint: ClassVar[str] = "SWANLAB_API_HOST and SWANLAB_API_KEY, or set SWANLAB_MODE=offline"
 
     _client: Any = None
     _is_ours = True
@@ -49,7 +50,7 @@ class SwanlabTracker(TellsAgain):
 
         Raises:
             PermissionError: there is no key; nothing is asked for.
-            ConnectionError: the server cannot be reached.
+            ConnectionError: the server cannot be reached, or refuses.
             ValueError: SWANLAB_MODE is none of its words.
         """
         import swanlab
@@ -60,7 +61,7 @@ class SwanlabTracker(TellsAgain):
         self._is_ours = not swanlab.has_run()
         remote_id = run.remote_id or _id_of(run.run_id)
         if self._is_ours:
-            with _project_hidden() as project:
+            with nullcontext() if _is_local() else begins(self.hint), _project_hidden() as project:
                 swanlab.init(
                     project=project or "huggingface",
                     workspace=os.environ.get("SWANLAB_WORKSPACE"),

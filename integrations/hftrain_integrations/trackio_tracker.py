@@ -29,6 +29,7 @@ class TrackioTracker(Tracker):
     api: ClassVar[int] = 1
     requires: ClassVar[tuple[str, ...]] = ("trackio>=0.2",)
     extra: ClassVar[str] = "trackio"
+    hint: ClassVar[str] = "TRACKIO_SPACE_ID and HF_TOKEN; without TRACKIO_SPACE_ID the run is kept here"
 
     _run: Any = None
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from html import escape
 from typing import Any, ClassVar
 
 from hftrain.plugin_api.tracker import Artifact, Media, Run, Status
+from hftrain_integrations._reachable import begins
 from hftrain_integrations._told_again import TellsAgain
 
 _STEP = "train/global_step"
@@ -46,6 +48,7 @@ class WandbTracker(TellsAgain):
     api: ClassVar[int] = 1
     requires: ClassVar[tuple[str, ...]] = ("wandb>=0.17",)
     extra: ClassVar[str] = "wandb"
+    hint: ClassVar[str] = "WANDB_BASE_URL and WANDB_API_KEY, or set WANDB_MODE=offline"
 
     _run: Any = None
     _is_ours = True
@@ -73,7 +76,7 @@ class WandbTracker(TellsAgain):
         """Begin or go on with the W&B run.
 
         Raises:
-            ConnectionError: the service does not answer.
+            ConnectionError: the service does not answer, or refuses.
             PermissionError: there is no key; nothing is asked for.
             ValueError: a variable is none of its words.
         """
@@ -85,9 +88,11 @@ class WandbTracker(TellsAgain):
         if _is_local():  # a killed process loses what the client had not written into its file
             self._tell_again(run)
         if wandb.run is None:
-            if not (_is_disabled() or _is_local()):
+            is_online = not (_is_disabled() or _is_local())
+            if is_online:
                 _check_service()
-            self._run = wandb.init(**_settings(run))
+            with begins(self.hint) if is_online else nullcontext():
+                self._run = wandb.init(**_settings(run))
         else:
             self._run = wandb.run
         given = run.name if run.name != run.output_dir else None
