@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from tests.trackers.environments import environment
+from tests.trackers.servers import Front, asked
+from tests.trackers.test_http_faults import WORKSPACE, make_certificate, token
 
 pytestmark = [pytest.mark.slow, pytest.mark.trackers]
 
@@ -24,6 +26,7 @@ class Told:
 
     tracker: str
     found: dict[str, Any]
+    front: Front | None = None
 
 
 def run(script: str, *options: str, folder: Path, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -57,10 +60,43 @@ def told_mlflow(server: str, folder: Path) -> Told:
     return Told("mlflow", read_back(server, "mlflow", folder))
 
 
-@pytest.fixture(scope="module", params=["mlflow"])
+def told_azure(server: str, folder: Path) -> Told:
+    """Two jobs of a workspace: each is given a run of its own by it; the second is to go on with that of the first."""
+    front = Front(server, make_certificate(folder))
+    experiment_id = asked(server, "experiments/create", name="azure_ml")["experiment_id"]
+    jobs = [asked(server, "runs/create", experiment_id=experiment_id)["run"]["info"]["run_id"] for _ in range(2)]
+    job = {
+        "MLFLOW_TRACKING_URI": f"azureml://127.0.0.1:{front.port}/mlflow/v1.0/{WORKSPACE}",
+        "MLFLOW_TRACKING_TOKEN": token(),
+        "MLFLOW_EXPERIMENT_NAME": "azure_ml",
+        "MLFLOW_EXPERIMENT_ID": experiment_id,
+        "REQUESTS_CA_BUNDLE": str(folder / "both.pem"),
+        "HF_MLFLOW_LOG_ARTIFACTS": "1",
+    }
+    train_twice("azure_ml", folder, *({**job, "MLFLOW_RUN_ID": run_id} for run_id in jobs))
+    asked(server, "runs/delete", run_id=jobs[1])  # what was told to it would be missing
+    return Told("azure_ml", read_back(server, "azure_ml", folder), front)
+
+
+def told_dagshub(server: str, folder: Path) -> Told:
+    front = Front(server)
+    variables = {
+        "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{front.port}/me/demo.mlflow",
+        "MLFLOW_EXPERIMENT_NAME": "dagshub",
+        "DAGSHUB_CLIENT_HOST": f"http://127.0.0.1:{front.port}",
+        "DAGSHUB_USER_TOKEN": "k" * 20,
+        "HF_DAGSHUB_LOG_ARTIFACTS": "1",
+        "HF_DAGSHUB_MODEL_NAME": "tiny",
+        "BRANCH": "trials",
+    }
+    train_twice("dagshub", folder, variables)
+    return Told("dagshub", read_back(server, "dagshub", folder), front)
+
+
+@pytest.fixture(scope="module", params=["mlflow", "azure_ml", "dagshub"])
 def told(request: pytest.FixtureRequest, mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> Told:
     """Train once for each tracker: its library takes longer to be imported than a test to look."""
-    ways = {"mlflow": told_mlflow}
+    ways = {"mlflow": told_mlflow, "azure_ml": told_azure, "dagshub": told_dagshub}
     return ways[request.param](mlflow_server, tmp_path_factory.mktemp(request.param))
 
 
@@ -80,10 +116,28 @@ def test_the_server_knows_that_the_run_is_finished(told: Told) -> None:
     assert told.found["status"] == "finished"
 
 
-def test_the_server_keeps_folders_and_what_is_to_be_seen(told: Told) -> None:
-    assert "notes" in told.found["artifacts"]
+def test_the_server_keeps_what_is_to_be_seen(told: Told) -> None:
     assert told.found["media"] == ["picture", "sample", "weights"]
 
 
-def test_the_server_keeps_checkpoints(told: Told) -> None:
-    assert [name for name in told.found["artifacts"] if name != "notes"] == ["checkpoint-10", "checkpoint-20"]
+def test_folders_and_checkpoints_are_kept_by_the_server_or_in_the_repository(told: Told) -> None:
+    kept = ["checkpoint-10", "checkpoint-20", "notes"]
+    assert told.found["artifacts"] == ([] if told.tracker == "dagshub" else kept)
+    if told.tracker == "dagshub":
+        assert told.front is not None
+        assert {str(Path(path).parent) for path in told.front.files} == {
+            f"trials/artifacts/tiny/{name}" for name in (*kept, "model")
+        }
+        assert told.front.files["trials/artifacts/tiny/notes/note.txt"] == b"kept"
+
+
+def test_what_stands_before_the_server_is_asked_at_its_own_address_with_the_key(told: Told) -> None:
+    if told.front is None:
+        return
+    place, key = {
+        "azure_ml": (f"/mlflow/v2.0/{WORKSPACE}", "Bearer ey"),
+        "dagshub": ("/me/demo.mlflow", "Basic "),
+    }[told.tracker]
+    assert told.front.paths == {place}
+    assert any(sent is not None and sent.startswith(key) for sent in told.front.keys)
+    assert None not in told.front.keys
