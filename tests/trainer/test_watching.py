@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import torch
 from hftrain import Trainer
 from hftrain.callbacks.tracking import Tracking, TrackingSettings
 from hftrain.plugin_api.tracker import Artifact, Run, Tracker
+from hftrain.trainer import watching
 from hftrain.trainer.tracking import run_of
 from hftrain.trainer.watching import NUM_BINS, watching_for, write_histograms
+from tests.benchmarks.test_host_reads import reads_per_step
 from tests.trainer.tasks import trainer
 
 
@@ -78,6 +81,21 @@ def test_another_tracker_hears_nothing_of_what_one_watches(tmp_path: Path) -> No
 
 def test_who_watches_nothing_gets_no_callback(tmp_path: Path) -> None:
     assert watching_for(Tracking({"one": Watches}, TrackingSettings())) == []
+
+
+@pytest.mark.parametrize(("fewest", "reads"), [(100, Counter()), (10, Counter(numpy=4))])
+def test_both_kinds_are_read_once_each_when_they_are_due_and_nothing_is_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fewest: int, reads: Counter[str]
+) -> None:
+    monkeypatch.setattr(watching, "_FEWEST_STEPS", fewest)
+
+    def reads_of(kinds: Collection[str]) -> Counter[str]:
+        def run(steps: int) -> None:
+            reported_by(tmp_path, Watches(kinds), max_steps=steps, logging_steps=10, save_strategy="no").train()
+
+        return reads_per_step(run)  # of 20 steps
+
+    assert reads_of(["gradients", "parameters"]) - reads_of([]) == reads
 
 
 def test_the_histogram_counts_every_value_between_its_ends(tmp_path: Path) -> None:
