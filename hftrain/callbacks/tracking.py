@@ -120,6 +120,8 @@ class Tracking(TrainerCallback):
         _wait_for_end_of(run.folder, self._settings.close_s)
         run = self._masked(run)
         spool = self._spool = Spool(run.folder)
+        if not spool.is_alone:
+            logger.warning("%s is told to a tracker by another process too: that may tell it twice.", run.folder)
         self._remote_ids = {**(remote_ids or {}), **read_remote_ids(run.folder)}
         self._keep_remote_ids(run)
         told = spool.last_seq

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
 from hftrain.errors import ConfigurationError
+from hftrain.plugin_api.locks import try_lock
 from hftrain.plugin_api.secret_texts import surrounding_secrets
 from hftrain.plugin_api.spool import EVENTS, read_events, valid_events
 from hftrain.plugin_api.tracker import Run, Tracker
 from hftrain.plugin_api.values import masked
-from hftrain.plugin_api.worker import Delivery
+from hftrain.plugin_api.worker import Delivery, cursor_path
 
 RUNS = "runs"
 RUN_FILE = "run.json"
@@ -127,8 +129,14 @@ def replay(folder: str, name: str, tracker: Tracker, *, timeout_s: float) -> int
         timeout_s: how long its service may take.
 
     Raises:
+        ConfigurationError: the run is still training, or is being told to this tracker already.
         TrackerStartError: it did not start.
     """
+    with _nobody_else_telling(folder, name):
+        return _replay(folder, name, tracker, timeout_s)
+
+
+def _replay(folder: str, name: str, tracker: Tracker, timeout_s: float) -> int:
     spool = os.path.join(folder, EVENTS)
     last_seq = max((event.seq for event in read_events(spool)), default=0)
     run, remote_ids = described_run(folder), read_remote_ids(folder)
@@ -140,6 +148,28 @@ def replay(folder: str, name: str, tracker: Tracker, *, timeout_s: float) -> int
     if delivery.remote_id is not None:
         write_remote_ids(folder, run.run_id, {**remote_ids, name: delivery.remote_id})
     return delivery.num_left
+
+
+@contextmanager
+def _nobody_else_telling(folder: str, name: str) -> Iterator[None]:
+    """Hold the run's record, which others may replay too, and the tracker's cursor, which nobody else may move."""
+    with ExitStack() as files:
+        record = os.open(os.path.join(folder, EVENTS), os.O_RDONLY)
+        files.callback(os.close, record)
+        if not try_lock(record, is_shared=True):
+            raise ConfigurationError(
+                f"{folder} is still training, or its Trainer is still there: what {name} missed is told by that "
+                "process as soon as the service answers. Wait until it has ended, then run this again."
+            )
+        try:
+            cursor = os.open(cursor_path(folder, name), os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError:  # somebody else's run, which can be read only
+            yield
+            return
+        files.callback(os.close, cursor)
+        if not try_lock(cursor):
+            raise ConfigurationError(f"{folder} is being told to {name} already. Wait until that has ended.")
+        yield
 
 
 def _step_told(spool: str, seq: int) -> int:

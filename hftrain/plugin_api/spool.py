@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
+from hftrain.plugin_api.locks import try_lock, unlock
+
 EVENTS = "events.jsonl"
 VERSION = 1
 TIMING = "timing"
@@ -57,7 +59,7 @@ class Spool:
     """Appends events; safe in several threads of one process. One process writes a run's spool.
 
     A disk that refuses is noted in `error`, from the beginning on, and is no reason to stop a run. A process that is
-    forked from this one writes nothing: its numbers would be taken twice.
+    forked from this one writes nothing: its numbers would be taken twice. The file is locked until `close`.
 
     Args:
         folder: of the run, on a local disk; made if it is not there.
@@ -67,6 +69,8 @@ class Spool:
         self.folder = folder
         self.path = os.path.join(folder, EVENTS)
         self.last_seq = 0
+        self.is_alone = True
+        """Whether nobody else, such as a replay, had the file locked when this began."""
         self.error: OSError | None = None
         """Why the last event could not be written; None if it was."""
         self._lock = threading.Lock()
@@ -75,6 +79,7 @@ class Spool:
         try:
             os.makedirs(folder, exist_ok=True)
             self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            self.is_alone = try_lock(self._file)
             self.last_seq = max(self._mend(), _highest_cursor(folder))
         except OSError as error:
             self.error = error
@@ -121,6 +126,7 @@ class Spool:
             return
         with self._lock:
             if self._file >= 0:
+                unlock(self._file)
                 os.close(self._file)
                 self._file = -1
 

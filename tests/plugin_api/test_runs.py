@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hftrain.callbacks.tracking import Tracking, TrackingSettings
 from hftrain.errors import ConfigurationError
 from hftrain.plugin_api.runs import described_run, find_run, read_remote_ids, replay, write_remote_ids
 from hftrain.plugin_api.spool import Spool
@@ -88,6 +89,7 @@ def test_what_a_resume_made_void_after_it_was_told_is_told_to_be_so(tmp_path: Pa
     spool = Spool(str(folder))
     spool.append("resume", step=1)
     spool.append("log", step=2, data={"loss": 1.0})
+    spool.close()
     notes = Notes()
     assert replay(str(folder), "notes", notes, timeout_s=30) == 0
     assert notes.steps == [2]
@@ -101,6 +103,43 @@ def test_a_second_replay_tells_nothing(tmp_path: Path) -> None:
     notes = Notes()
     replay(str(folder), "notes", notes, timeout_s=30)
     assert (notes.steps, notes.ends) == ([], [])
+
+
+def test_a_run_that_is_still_training_is_not_replayed(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "r")
+    spool, notes = Spool(str(folder)), Notes()
+    with pytest.raises(ConfigurationError, match="is still training"):
+        replay(str(folder), "notes", notes, timeout_s=30)
+    spool.close()
+    assert replay(str(folder), "notes", notes, timeout_s=30) == 0
+    assert notes.steps == [1, 2, 3]
+
+
+def test_one_tracker_is_not_told_by_two_replays_at_once(tmp_path: Path) -> None:
+    folder = str(make_run(tmp_path / "r"))
+
+    class Replays(Notes):
+        def finish(self, status: str, error: str | None) -> None:
+            super().finish(status, error)
+            assert replay(folder, "other", Notes(), timeout_s=30) == 0
+            with pytest.raises(ConfigurationError, match="is being told to notes already"):
+                replay(folder, "notes", Notes(), timeout_s=30)
+
+    assert replay(folder, "notes", Replays(), timeout_s=30) == 0
+
+
+def test_a_run_that_begins_during_a_replay_says_what_comes_of_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, tracking = str(make_run(tmp_path / "r")), Tracking({}, TrackingSettings())
+
+    class Begins(Notes):
+        def finish(self, status: str, error: str | None) -> None:
+            tracking.begin(Run(run_id="r", folder=folder))
+            tracking.end("finished", step=3)
+
+    assert replay(folder, "notes", Begins(), timeout_s=30) == 0
+    assert "told to a tracker by another process too" in caplog.text
 
 
 def test_what_a_service_says_late_is_shown_without_keys(
