@@ -22,6 +22,9 @@ NUM_BINS = 64
 _FEWEST_STEPS = 100
 """Between two of them, however often rows are logged: each costs a pass over all that is watched."""
 
+_PIECE = 1 << 22
+"""Elements that are counted at once: about 30 bytes each are needed for that."""
+
 
 def watching_for(tracking: Tracking) -> list[WatchedTensors]:
     """Return the callback that tells trackers what they watch; none where nobody does."""
@@ -44,13 +47,16 @@ class WatchedTensors(TrainerCallback):
     def __init__(self, kinds: Collection[str], tracking: Tracking) -> None:
         self._kinds = tuple(kind for kind in (GRADIENTS, PARAMETERS) if kind in kinds)
         self._tracking = tracking
+        self._is_off = False
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Tell them where that is due."""
         step = state.global_step + 1  # that is being made
-        if step % max(_FEWEST_STEPS, int(args.logging_steps)) or not self._tracking.is_begun:
+        if step % max(_FEWEST_STEPS, int(args.logging_steps)) or not self._tracking.is_begun or self._is_off:
             return
         for kind in self._kinds:
+            if self._is_off:
+                return
             self._tell(kind, dict(_tensors(model, kind)), step=step, epoch=state.epoch)
 
     def _tell(self, kind: str, tensors: dict[str, Tensor], *, step: int, epoch: float | None) -> None:
@@ -63,6 +69,13 @@ class WatchedTensors(TrainerCallback):
             write_histograms(tensors, path)
         except OSError as error:
             logger.warning("%s cannot be written (%s). Training goes on without it.", path, error)
+            return
+        except RuntimeError as error:  # no memory is left on the device, or it cannot do this
+            self._is_off = True
+            logger.warning(
+                "Gradients and parameters are not watched any more (%s). Training goes on.",
+                str(error).partition("\n")[0],
+            )
             return
         self._tracking.report("media", step=step, epoch=epoch, data={"name": kind, "kind": HISTOGRAMS, "path": below})
 
@@ -85,18 +98,30 @@ def write_histograms(tensors: dict[str, Tensor], path: str) -> None:
 
 
 def _counted(tensor: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the counts of the bins (NUM_BINS) and the two ends of their range (2), on the tensor's device."""
-    values = tensor.float().flatten()
-    is_finite = torch.isfinite(values)
-    low = torch.where(is_finite, values, torch.inf).amin()
-    high = torch.where(is_finite, values, -torch.inf).amax()
+    """Return the counts of the bins (NUM_BINS) and the two ends of their range (2), on the tensor's device.
+
+    It is done in pieces: what it needs beside the tensor is that of one piece, however large the tensor is.
+    """
+    pieces = tensor.reshape(-1).split(_PIECE)
+    ends = [_ends(piece) for piece in pieces]
+    low = torch.stack([low for low, _ in ends]).amin()
+    high = torch.stack([high for _, high in ends]).amax()
     is_empty = low > high  # nothing is finite
     low = torch.where(is_empty, 0.0, low)
     high = torch.where(is_empty | (high == low), low + 1, high)
-    bins = (torch.where(is_finite, values, low) - low) / (high - low) * NUM_BINS
-    counts = torch.zeros(NUM_BINS, device=values.device, dtype=torch.long)
-    counts.scatter_add_(0, bins.long().clamp(0, NUM_BINS - 1), is_finite.long())
+    counts = torch.zeros(NUM_BINS, device=tensor.device, dtype=torch.long)
+    for piece in pieces:
+        values = piece.float()
+        is_finite = torch.isfinite(values)
+        bins = (torch.where(is_finite, values, low) - low) / (high - low) * NUM_BINS
+        counts.scatter_add_(0, bins.long().clamp(0, NUM_BINS - 1), is_finite.long())
     return counts.float(), torch.stack([low, high])
+
+
+def _ends(piece: Tensor) -> tuple[Tensor, Tensor]:
+    values = piece.float()
+    is_finite = torch.isfinite(values)
+    return torch.where(is_finite, values, torch.inf).amin(), torch.where(is_finite, values, -torch.inf).amax()
 
 
 def _tensors(model: nn.Module, kind: str) -> Iterator[tuple[str, Tensor]]:
