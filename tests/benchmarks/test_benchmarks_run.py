@@ -64,5 +64,6 @@ def test_checkpointing_measures_saves_writes_loads_and_a_resume_beside_the_refer
 def test_trackers_measures_reporting_beside_none() -> None:
     document = printed_json("trackers.py", "--repeats", "1", "--steps", "5", "--batch-size", "16")
     found = [(row["variant"], row["logging_steps"]) for row in document["results"]]
-    assert found == [(name, every) for every in (10, 1) for name in ("none", "local", "sleeps 1 s a call")]
+    variants = ("none", "local", "sleeps 1 s a call", "watches all")
+    assert found == [(name, every) for every in (10, 1) for name in variants]
     assert all(row["step_us"] > 0 for row in document["results"])

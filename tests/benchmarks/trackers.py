@@ -18,7 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,20 @@ class Local(Tracker):
     api, requires, extra = 1, (), ""
 
 
-VARIANTS: dict[str, list[str]] = {"none": [], "local": ["local"], "sleeps 1 s a call": ["sleeps"]}
-TRACKERS: dict[str, type[Tracker]] = {"local": Local, "sleeps": Sleeps}
+class WatchesAll(Local):
+    """Keeps histograms of gradients and parameters too, as `WANDB_WATCH=all` does, each 100 steps."""
+
+    def watches(self) -> Collection[str]:
+        return ("gradients", "parameters")
+
+
+VARIANTS: dict[str, list[str]] = {
+    "none": [],
+    "local": ["local"],
+    "sleeps 1 s a call": ["sleeps"],
+    "watches all": ["watches"],
+}
+TRACKERS: dict[str, type[Tracker]] = {"local": Local, "sleeps": Sleeps, "watches": WatchesAll}
 
 
 def measure(variant: str, *, logging_steps: int, steps: int, batch_size: int, folder: str) -> Moment:
