@@ -93,10 +93,9 @@ def _wait_for(address: str, process: subprocess.Popen[bytes], log: Path) -> None
 
 
 def asked(address: str, call: str, **values: Any) -> Any:
-    """What an MLflow server answers to a call of its REST API."""
-    request = urllib.request.Request(
-        f"{address}/api/2.0/mlflow/{call}", json.dumps(values).encode(), {"Content-Type": "application/json"}
-    )
+    """What an MLflow server answers to a call of its REST API; one without values is a GET."""
+    body = json.dumps(values).encode() if values else None
+    request = urllib.request.Request(f"{address}/api/2.0/mlflow/{call}", body, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request) as answer:
         return json.load(answer)
 
