@@ -57,6 +57,16 @@ class Run:
     trial_params: Mapping[str, Any] = field(default_factory=dict)
     group: str | None = None
 
+    def folder_of_id(self, *others: str) -> str | None:
+        """Return ``remote_id`` for a tracker whose ids are folders; None if it is none that this run may write into.
+
+        A checkpoint of somebody else names any folder: only what lies in output_dir, in logging_dir or in one of
+        ``others``, where the tracker would begin by itself, is taken.
+        """
+        places = [place for place in (self.output_dir, self.logging_dir, *others) if place and "://" not in place]
+        found = self.remote_id
+        return found if found is not None and any(is_inside(found, place) for place in places) else None
+
 
 @dataclass(frozen=True, kw_only=True)
 class Media:
@@ -180,9 +190,13 @@ class Tracker:
     def deliver(self, event: Event, *, folder: str = "") -> None:
         """Hand an event on to the method it is for; ``folder`` is the run's, where its media and artifacts lie."""
         call = _CALLS.get(event.type)
-        if event.type in ("media", "artifact"):
-            path = os.path.join(folder, event.data["path"])
+        if event.type in ("media", "artifact", "checkpoint"):
+            path = event.data["path"]
+            path = path if "://" in path else os.path.join(folder, path)
             event = replace(event, data={**event.data, "path": path})
+            if folder and not _is_of_run(event, path, folder):  # a record of somebody else may name any file
+                self._warn_once("outside", f"{path} is not told, since it lies outside of the run, and maybe others")
+                return
         if call is not None:
             call(self, event)
 
@@ -235,6 +249,20 @@ class Tracker:
         if key not in warned:
             warned.add(key)
             logger.warning("%s: %s.", type(self).__name__, text)
+
+
+def is_inside(path: str, folder: str) -> bool:
+    """Whether a path is a folder or lies below it, links followed."""
+    real = os.path.realpath(folder)
+    return os.path.commonpath([real, os.path.realpath(path)]) == real
+
+
+def _is_of_run(event: Event, path: str, folder: str) -> bool:
+    if event.type != "checkpoint":
+        return is_inside(path, folder)
+    is_remote = "://" in path and not path.startswith("file:")
+    output_dir = os.path.dirname(os.path.dirname(os.path.abspath(folder)))  # of <output_dir>/runs/<run_id>
+    return is_remote or is_inside(path, output_dir)
 
 
 def metric_name(name: str) -> str:

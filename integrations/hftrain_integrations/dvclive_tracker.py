@@ -46,8 +46,9 @@ class DvcliveTracker(Tracker):
         if word not in _LOG_MODEL:
             raise ValueError(f"HF_DVCLIVE_LOG_MODEL={word!r} is none of 'all', 'true' and 'false'")
         self._keeps = _LOG_MODEL[word]
-        folder = run.remote_id or _folder_of(run)
-        self._live = Live(dir=folder, resume=run.remote_id is not None, exp_name=run.trial or None)
+        known = run.folder_of_id(_folder_of(run))
+        folder = known or _folder_of(run)
+        self._live = Live(dir=folder, resume=known is not None, exp_name=run.trial or None)
         self._has_repository = self._live._dvc_repo is not None  # asked, since it keeps nothing then, and says nothing
         self._live.log_params({**run.model, **run.arguments, **run.trial_params})
         return os.path.abspath(folder)

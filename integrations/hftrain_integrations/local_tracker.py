@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from hftrain.plugin_api.tracker import Run, Tracker
+from hftrain.plugin_api.tracker import Tracker
 
 
 class LocalTracker(Tracker):
@@ -13,7 +13,3 @@ class LocalTracker(Tracker):
     api: ClassVar[int] = 1
     requires: ClassVar[tuple[str, ...]] = ()
     extra: ClassVar[str] = ""
-
-    def start(self, run: Run) -> str | None:
-        """Name the folder."""
-        return run.folder

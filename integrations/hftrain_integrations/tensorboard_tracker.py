@@ -36,12 +36,14 @@ class TensorBoardTracker(Tracker):
         """Open an event file, and write what the run is made of."""
         from torch.utils.tensorboard import SummaryWriter
 
-        folder = run.remote_id or os.environ.get("TENSORBOARD_LOGGING_DIR") or run.logging_dir
-        if run.remote_id is None:
+        base = os.environ.get("TENSORBOARD_LOGGING_DIR") or run.logging_dir
+        known = run.folder_of_id(base)
+        folder = known or base
+        if known is None:
             folder = os.path.join(folder, *filter(None, (run.group, run.trial)))  # TensorBoard groups by folder
         purge_step = None if run.resumed_step is None else run.resumed_step + 1
         self._writer = SummaryWriter(log_dir=folder, purge_step=purge_step)
-        if run.remote_id is None:
+        if known is None:
             self._write_facts(run)
         return folder
 

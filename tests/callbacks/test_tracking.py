@@ -66,6 +66,13 @@ def tracking_of(**trackers: Callable[[], Tracker]) -> Tracking:
     return Tracking(trackers, TrackingSettings(close_s=30))
 
 
+def join_the_ends() -> None:
+    """Wait for what the collector began to end."""
+    for thread in threading.enumerate():
+        if thread.name == "hftrain-end-of-run":
+            thread.join(30)
+
+
 def test_rows_reach_the_tracker_with_their_step(tmp_path: Path) -> None:
     notes = Notes()
     tracking = tracking_of(notes=lambda: notes)
@@ -179,6 +186,7 @@ def test_a_row_after_the_run_goes_on_with_it(tmp_path: Path) -> None:
     tracking.on_log(None, state_at(5), TrainerControl(), {"eval_loss": 1.0})
     del tracking
     gc.collect()
+    join_the_ends()
     assert notes.rows == [(5, {"eval/loss": 1.0})]
     assert notes.runs[1].remote_id == "remote-7"
     assert notes.ends == [("finished", None)] * 2
