@@ -8,8 +8,8 @@ import threading
 from collections.abc import Iterator
 
 from hftrain.checkpoint.storage import Repeatable, Storage, is_url, join, storage_for, walk
-from hftrain.plugin_api.runs import RUNS
-from hftrain.plugin_api.spool import EVENTS
+from hftrain.plugin_api.runs import RUN_FILE, RUNS
+from hftrain.plugin_api.spool import CURSOR, EVENTS
 
 logger = logging.getLogger(__name__)
 
@@ -34,14 +34,19 @@ class RunCopy:
         self._thread = threading.Thread(target=self._work, name="hftrain-run-copy", daemon=True)
 
     def fetch(self) -> None:
-        """Bring the run here, if what is there goes further: it went on on another machine."""
+        """Bring the run's record here, if what is there goes further: it went on on another machine.
+
+        Its media and artifacts stay there: the first step does not wait for them.
+        """
         there = {path: entry.num_bytes for path, entry in walk(self._storage, self._target)}
         here = os.path.join(self._folder, EVENTS)
         if there.get(EVENTS, 0) <= (os.path.getsize(here) if os.path.exists(here) else 0):
             return
         for path in there:
-            place = os.path.join(self._folder, *path.split("/"))
-            os.makedirs(os.path.dirname(place), exist_ok=True)
+            if path not in (EVENTS, RUN_FILE) and not (path.endswith(CURSOR) and os.path.basename(path) == path):
+                continue
+            place = os.path.join(self._folder, path)
+            os.makedirs(self._folder, exist_ok=True)
             with self._storage.read(join(self._target, path)) as source, open(f"{place}.tmp", "wb") as file:
                 while chunk := source.read(_CHUNK_BYTES):
                     file.write(chunk)

@@ -149,3 +149,34 @@ def test_a_large_file_is_copied_in_pieces(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(copy._storage, "write", lambda path, chunks: sizes.extend(map(len, chunks)))
     copy._copy()
     assert sizes == [4, 4, 2]
+
+
+def test_only_the_record_and_the_cursors_are_brought_before_the_first_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, root = tmp_path / "alone" / "run", f"memory://{uuid.uuid4().hex}"
+    copy = RunCopy(str(folder), root)
+    names = ["events.jsonl", "run.json", "x.cursor", "artifacts/model", "media/x.cursor", "../up.cursor"]
+    copy._storage = Store(names)  # type: ignore[assignment]
+    monkeypatch.setattr(run_copy, "walk", lambda storage, _: [(name, Entry()) for name in storage.names])
+    copy.fetch()
+    assert sorted(path.name for path in folder.parent.glob("**/*")) == [
+        "events.jsonl",
+        "run",
+        "run.json",
+        "x.cursor",
+    ]
+
+
+class Entry:
+    num_bytes = 7
+
+
+class Store:
+    """Holds files of these names."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+
+    def read(self, path: str) -> io.BytesIO:
+        return io.BytesIO(b"content")
