@@ -201,8 +201,11 @@ def _to_trackers(value: Any) -> list[str]:
         return value
     names = to_list("all" if value in (None, "") else value)
     if "all" in names:
-        from hftrain.plugin_api.registry import Kind, usable_names  # 30 ms that report_to="none" need not pay
+        from hftrain.plugin_api.registry import Kind, registry, usable_names  # 30 ms that "none" need not pay
 
+        for name in names:
+            if name not in ("all", "none"):
+                registry().find(Kind.TRACKER, name)  # raises where there is none
         return FoundTrackers(usable_names(Kind.TRACKER))
     return [name for name in names if name != "none"]
 

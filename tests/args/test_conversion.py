@@ -12,7 +12,7 @@ import pytest
 from hftrain.args.accelerator import AcceleratorConfig
 from hftrain.args.conversion import FoundTrackers
 from hftrain.args.training import TrainingArguments
-from hftrain.errors import ConfigurationError
+from hftrain.errors import ConfigurationError, PluginNotFoundError
 from hftrain.plugin_api.registry import registry
 from hftrain.types.choices import IntervalStrategy, OptimizerNames
 from tests.plugin_api.distributions import PLUGIN, install
@@ -146,3 +146,8 @@ def test_all_means_the_installed_trackers_and_says_that_nobody_named_them(
         assert isinstance(again.report_to, FoundTrackers)
     assert type(TrainingArguments("out", report_to="notes").report_to) is list
     registry.cache_clear()
+
+
+def test_an_unknown_tracker_beside_all_is_an_error() -> None:
+    with pytest.raises(PluginNotFoundError, match="nosuch"):
+        TrainingArguments("out", report_to=["all", "nosuch"])
