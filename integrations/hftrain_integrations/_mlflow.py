@@ -20,6 +20,11 @@ logger = logging.getLogger(__name__)
 
 URI = "MLFLOW_TRACKING_URI"
 _TIMEOUT = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+_START_S, _ANSWER_S = 6, 10
+_LONG_S = 120
+"""A server may copy a checkpoint elsewhere before it answers; this is the client's own limit."""
+_set_by_us: list[str] = []
+"""Values of it that are no user's."""
 _BATCH = 100
 """Parameters in one request; older servers refuse more."""
 _STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "pruned": "FINISHED"}
@@ -64,7 +69,7 @@ class MlflowRun(Tracker):
 
         tags, most = _tags(), _count("MLFLOW_MAX_LOG_PARAMS")
         self._keeps_checkpoints = is_true("HF_MLFLOW_LOG_ARTIFACTS")
-        with _short_timeouts():
+        with _short_timeouts(_LONG_S if self._keeps_checkpoints else _ANSWER_S):
             try:
                 self._client = mlflow.MlflowClient()
                 self._run_id = self._find_or_make(run, mlflow)
@@ -204,21 +209,22 @@ def is_true(name: str) -> bool:
 
 
 @contextmanager
-def _short_timeouts() -> Iterator[None]:
-    """Have requests fail in seconds, unless the user says otherwise.
+def _short_timeouts(later_s: int) -> Iterator[None]:
+    """Have requests fail in seconds, unless the user says otherwise; in ``later_s`` when the run has begun.
 
-    Only while the run has not begun: other threads read the environment too. What stays is that a request is tried
-    twice, rather than for four minutes; the tracker's thread tries again by itself.
+    What is set is not changed any more after that: other threads read the environment too. A request is tried twice,
+    rather than for four minutes; the tracker's thread tries again by itself.
     """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    if _TIMEOUT in os.environ:
+    if os.environ.get(_TIMEOUT) not in (None, *_set_by_us):
         yield
         return
-    os.environ[_TIMEOUT] = "6"
+    _set_by_us[:] = [str(_START_S), str(later_s)]
+    os.environ[_TIMEOUT] = str(_START_S)
     try:
         yield
     finally:
-        os.environ.pop(_TIMEOUT, None)
+        os.environ[_TIMEOUT] = str(later_s)
 
 
 def _count(name: str) -> int | None:

@@ -19,6 +19,7 @@ class MlflowTracker(MlflowRun):
         MLFLOW_MAX_LOG_PARAMS: how many parameters are logged at most; parameters.json has all of them.
         HF_MLFLOW_LOG_ARTIFACTS: "1" keeps every checkpoint as artifacts of the run.
         MLFLOW_HTTP_REQUEST_MAX_RETRIES: "1" where it is not set: a server that is away is tried again later.
+        MLFLOW_HTTP_REQUEST_TIMEOUT: "10", seconds, where it is not set and no checkpoints are kept.
 
     Metrics keep their names. A resumed run goes on in the same MLflow run; steps that are trained again have two
     points in its history, of which the later one counts. Trials of a search stand under a run of their group's name.

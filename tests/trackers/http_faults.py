@@ -57,7 +57,7 @@ class Switch(TrainerCallback):
 
     def _wait_for_fault(self) -> None:
         # The client asks twice by itself, and what hangs, once.
-        while self._ask("state")["failed"] < (1 if self.case["fault"] == "hang" else 3):
+        while self._ask("state")["failed"] < (1 if self.case["fault"] in ("hang", "silent") else 3):
             time.sleep(0.01)
 
     def _ask(self, path: str) -> Any:

@@ -12,8 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-FAULTS = ("500", "401", "429", "garbage", "hang", "cut", "answer_lost")
-"""``cut`` closes the connection; ``answer_lost`` does so when what was told is kept; ``hang`` holds it till it ends."""
+FAULTS = ("500", "401", "429", "garbage", "hang", "silent", "cut", "answer_lost")
+"""``cut`` closes the connection; ``answer_lost`` does so when what was told is kept; ``hang`` holds it till the
+fault ends, ``silent`` for ever."""
 
 
 class Service(ThreadingHTTPServer):
@@ -133,9 +134,11 @@ class _Handler(BaseHTTPRequestHandler):
             with self.server.lock:
                 self.server.answer(self.path, json.loads(body or b"{}"))
         self.server.failed += 1
-        if mode in ("cut", "answer_lost", "hang"):
+        if mode in ("cut", "answer_lost", "hang", "silent"):
             if mode == "hang":
                 released.wait()
+            elif mode == "silent":
+                threading.Event().wait()
             self.close_connection = True
         elif mode == "garbage":
             self._send(200, b"<html>It works!</html>", "text/html")
