@@ -1,6 +1,7 @@
 """Starts a tracker with settings of the environment, one after the other: ``python starts.py TRACKER``, cases on stdin.
 
 The cases are a JSON list of mappings of variables, null takes one away. Prints a JSON list: the error's text, or null.
+With ``--as-a-run`` it starts once, with the environment as it is, in a thread and within the limit that a run has.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from train import loopback_only
 
 from hftrain.plugin_api.registry import Kind, registry
 from hftrain.plugin_api.tracker import Run, Tracker
-from hftrain.plugin_api.worker import text_of
+from hftrain.plugin_api.worker import Delivery, TrackerStartError, text_of
 
 
 def main(name: str) -> None:
@@ -45,5 +46,17 @@ def _start(tracker: Tracker, number: str) -> str | None:
     return None
 
 
+def start_as_a_run(name: str) -> None:
+    """Print what a run says that does not begin."""
+    loopback_only()
+    folder = os.getcwd()
+    delivery = Delivery(name, registry().load(Kind.TRACKER, name)(), os.path.join(folder, "events.jsonl"))
+    delivery.launch(Run(run_id="run-1", name="n", folder=folder, output_dir=folder, arguments={"seed": 1}))
+    try:
+        delivery.wait_for_start()
+    except TrackerStartError as error:
+        print(json.dumps(str(error)), flush=True)
+
+
 if __name__ == "__main__":
-    main(sys.argv[1])
+    (start_as_a_run if "--as-a-run" in sys.argv else main)(sys.argv[1])
