@@ -117,8 +117,8 @@ class Tracking(TrainerCallback):
         """
         if self.is_begun:
             self.end("finished", step=run.resumed_step or 0)
+        run = replace(self._masked(run), folder=os.path.abspath(run.folder))  # the program may change its own
         _wait_for_end_of(run.folder, self._settings.close_s)
-        run = self._masked(run)
         spool = self._spool = Spool(run.folder)
         if not spool.is_alone:
             logger.warning("%s is told to a tracker by another process too: that may tell it twice.", run.folder)

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+import time
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,7 +29,7 @@ from hftrain.plugin_api.worker import text_of
 from hftrain.trainer.environment import environment_of
 from hftrain.trainer.final_model import tell_final_model
 from hftrain.trainer.report_page import write_report
-from hftrain.trainer.run_copy import close_within, copy_of_run
+from hftrain.trainer.run_copy import RunCopy, close_within, copy_of_run
 
 if TYPE_CHECKING:
     from hftrain.args.training import TrainingArguments
@@ -123,15 +124,22 @@ def reported(
         yield
         tell_final_model(trainer)
     except BaseException as error:
-        _end(trainer, _status_of(error), error)
+        _end(trainer, copy, _status_of(error), error)
         raise
     else:
-        _end(trainer, "finished")
+        _end(trainer, copy, "finished")
+
+
+def _end(trainer: Trainer, copy: RunCopy | None, status: Status, error: BaseException | None = None) -> None:
+    """Tell the end, and copy the record of it: both together within tracker_close_s."""
+    until = time.monotonic() + trainer.args.tracker_close_s
+    try:
+        _tell_end(trainer, status, error)
     finally:
-        close_within(copy, trainer.args.tracker_close_s)
+        close_within(copy, until - time.monotonic())
 
 
-def _end(trainer: Trainer, status: Status, error: BaseException | None = None) -> None:
+def _tell_end(trainer: Trainer, status: Status, error: BaseException | None) -> None:
     tracking = trainer._tracking
     if tracking is None or not tracking.is_begun:
         return

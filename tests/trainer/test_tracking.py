@@ -19,6 +19,7 @@ from hftrain.errors import (
     PluginUnavailableError,
 )
 from hftrain.plugin_api.registry import registry
+from hftrain.trainer import tracking
 from tests.plugin_api.distributions import PLUGIN, install
 from tests.trainer.tasks import Fit, trainer
 
@@ -226,3 +227,32 @@ def test_evaluations_of_two_trainers_are_two_runs(tmp_path: Path, tell: Callable
     assert is_run_id(first.run_id)
     assert first.run_id == again.run_id != second.run_id
     assert (first.remote_id, again.remote_id, second.remote_id) == (None, "remote-7", None)
+
+
+def test_the_copy_of_the_record_gets_what_the_trackers_left_of_the_time(
+    tmp_path: Path, tell: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[float] = []
+    monkeypatch.setattr(tracking, "close_within", lambda copy, timeout_s: left.append(timeout_s))
+    monkeypatch.setenv("GATE", str(tmp_path / "gate"))
+    wait = "import os, time\n        while not os.path.exists(os.environ['GATE']): time.sleep(0.01)\n        self.told"
+    tell(code=wait.join(TRACKER.rsplit("self.told", 1)))
+    trainer(tmp_path, report_to="notes", max_steps=1, tracker_close_s=0.5).train()
+    (tmp_path / "gate").touch()
+    assert left[0] < 0.25
+
+
+def test_a_program_that_changes_its_folder_keeps_one_record(
+    tmp_path: Path, tell: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Moves(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            monkeypatch.chdir(tmp_path / "other")
+
+    tell()
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path)
+    run = trainer(Path("out"), report_to="notes", max_steps=2, logging_steps=1, save_strategy="no", callbacks=[Moves()])
+    run.train()
+    assert list((tmp_path / "other").rglob("run.json")) == []
+    assert (tmp_path / "out" / "runs" / str(run.run_id) / "notes.cursor").exists()
