@@ -55,12 +55,10 @@ class WatchedTensors(TrainerCallback):
         if step % max(_FEWEST_STEPS, int(args.logging_steps)) or not self._tracking.is_begun or self._is_off:
             return
         for kind in self._kinds:
-            if self._is_off:
-                return
             self._tell(kind, dict(_tensors(model, kind)), step=step, epoch=state.epoch)
 
     def _tell(self, kind: str, tensors: dict[str, Tensor], *, step: int, epoch: float | None) -> None:
-        if not tensors:
+        if self._is_off or not tensors:
             return
         below = f"media/{kind}-{step}.npz"
         path = os.path.join(self._tracking.folder(), *below.split("/"))
@@ -102,7 +100,7 @@ def _counted(tensor: Tensor) -> tuple[Tensor, Tensor]:
 
     It is done in pieces: what it needs beside the tensor is that of one piece, however large the tensor is.
     """
-    pieces = tensor.reshape(-1).split(_PIECE)
+    pieces = torch.split(tensor.reshape(-1), _PIECE)
     ends = [_ends(piece) for piece in pieces]
     low = torch.stack([low for low, _ in ends]).amin()
     high = torch.stack([high for _, high in ends]).amax()
