@@ -14,25 +14,23 @@ from hftrain._version import __version__
 from hftrain.plugin_api.values import flat
 from hftrain.report.curves import encoded, kept_places, shared_limit, short
 from hftrain.report.pictures import shown_media
+from hftrain.report.room import MAX_LETTERS, MAX_ROWS, Room, cut
 from hftrain.report.runs import PARTS, Note, RunData, Series, steps_per_second
 
 MAX_TIMING_POINTS = 600
-MAX_ROWS = 300
-"""Checkpoints, warnings and settings of a kind that a page lists of one run; of the others it tells the number."""
-MAX_LETTERS = 1000
 _ALWAYS_DIFFERENT = ("output_dir", "logging_dir", "run_name")
 _IN_TOTALS = ("train_", "total_", "init_", "before_")
 
 
-def document_of(runs: Sequence[RunData], *, points: int, media_bytes: int) -> dict[str, Any]:
-    """Return the document.
+def document_of(runs: Sequence[RunData], room: Room) -> dict[str, Any]:
+    """Return the document; ``num_runs`` is how many were asked for, of which there may be room for fewer.
 
     Args:
         runs: in the order in which they are shown.
-        points: how many points all their curves may have together.
-        media_bytes: how much room there is for what they show beside numbers, shared by the runs.
+        room: that it may take.
     """
-    limit = shared_limit([size for run in runs for size in _sizes(run)], points)
+    num_runs, runs = len(runs), runs[: room.runs]
+    limit = shared_limit([size for run in runs for size in _sizes(run)], room.points)
     arguments = _Shared([_settings(run.arguments) for run in runs])
     others = {part: _Shared([_settings(getattr(run, part)) for run in runs]) for part in ("model", "environment")}
     shown = [_shown(run, label, limit) for run, label in zip(runs, labels_of(runs), strict=True)]
@@ -41,21 +39,23 @@ def document_of(runs: Sequence[RunData], *, points: int, media_bytes: int) -> di
         entry["arguments"] = arguments.own[place]
         entry |= {part: found.own[place] for part, found in others.items()}
         entry["params"] = _settings(run.params)
-        entry["media"] = shown_media(run.folder, run.media[-MAX_ROWS:], media_bytes // max(num_showing, 1))
+        entry["media"] = shown_media(run.folder, run.media[-room.rows :], room.media_bytes // max(num_showing, 1))
     differing = dict.fromkeys(name for own in arguments.own for name in own if name not in _ALWAYS_DIFFERENT)
-    return {
+    document = {
         "version": __version__,
         "made": time.time(),
         "limit": limit,
+        "num_runs": num_runs,
         "runs": shown,
         "differing": list(differing),
         "shared": {"arguments": arguments.common, **{part: found.common for part, found in others.items()}},
     }
+    return room.trimmed(document)
 
 
 def labels_of(runs: Sequence[RunData]) -> list[str]:
     """Return what to call each run: its name, its trial's, or its id; what would be said twice is told apart."""
-    plain = [_cut(run.name or run.trial or run.run_id, 120) for run in runs]
+    plain = [cut(run.name or run.trial or run.run_id, 120) for run in runs]
     if len(runs) > 1:
         plain = [
             f"{one} ({run.trial})" if run.trial and run.name else one for one, run in zip(plain, runs, strict=True)
@@ -80,17 +80,17 @@ def _shown(run: RunData, label: str, limit: int) -> dict[str, Any]:
     rate = steps_per_second(run)
     return {
         "label": label,
-        "id": _cut(run.run_id),
-        "name": None if run.name is None else _cut(run.name),
-        "folder": _cut(run.folder),
+        "id": cut(run.run_id),
+        "name": None if run.name is None else cut(run.name),
+        "folder": cut(run.folder),
         "status": run.status,
-        "error": None if run.error is None else _cut(run.error, 4 * MAX_LETTERS),
+        "error": None if run.error is None else cut(run.error, 4 * MAX_LETTERS),
         "started": _time(run.started),
         "updated": _time(run.updated),
         "step": run.step,
         "epoch": None if run.epoch is None else short(run.epoch),
-        "trial": run.trial,
-        "group": run.group,
+        "trial": None if run.trial is None else cut(run.trial),
+        "group": None if run.group is None else cut(run.group),
         "resumes": list(run.resumes[:MAX_ROWS]),
         "curves": {name: encoded(one, limit) for name, one in run.series.items() if name not in totals},
         "totals": {name: short(run.series[name].values[0]) for name in run.series if name in totals},
@@ -123,7 +123,7 @@ def _timing(timing: Mapping[str, Series], limit: int) -> dict[str, Any] | None:
 
 
 def _noted(note: Note) -> dict[str, Any]:
-    return {"step": note.step, "time": _time(note.time), "name": _cut(note.name), "path": _cut(note.text)}
+    return {"step": note.step, "time": _time(note.time), "name": cut(note.name), "path": cut(note.text)}
 
 
 def _warnings(warnings: Sequence[Note]) -> list[dict[str, Any]]:
@@ -136,8 +136,8 @@ def _warnings(warnings: Sequence[Note]) -> list[dict[str, Any]]:
         {
             "step": note.step,
             "time": _time(note.time),
-            "logger": _cut(note.name),
-            "text": _cut(note.text),
+            "logger": cut(note.name),
+            "text": cut(note.text),
             "num": times[key],
         }
         for key, note in list(first.items())[:MAX_ROWS]
@@ -164,7 +164,7 @@ def _told(settings: Mapping[str, Any], name: str) -> str:
 def _settings(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return nested settings in one layer, as JSON, cut to what a page can hold."""
     rows = list(flat(values, separator=".").items())
-    return {_cut(name): _setting(value) for name, value in rows[:MAX_ROWS]}
+    return {cut(name): _setting(value) for name, value in rows[:MAX_ROWS]}
 
 
 def _setting(value: Any) -> Any:
@@ -172,11 +172,7 @@ def _setting(value: Any) -> Any:
         return value
     if isinstance(value, (int, float)):
         return value if abs(value) < 2**53 else str(value)  # larger ones are not what they were, in a browser
-    return _cut(value if isinstance(value, str) else json.dumps(value))
-
-
-def _cut(text: str, limit: int = MAX_LETTERS) -> str:
-    return text if len(text) <= limit else f"{text[:limit]} …"
+    return cut(value if isinstance(value, str) else json.dumps(value))
 
 
 def _time(seconds: float | None) -> float | None:

@@ -13,12 +13,11 @@ from typing import Any
 from hftrain.errors import PluginUnavailableError
 from hftrain.plugin_api.needs import report_lacks
 from hftrain.report.document import document_of
+from hftrain.report.room import Room, cut
 from hftrain.report.runs import RunData
 
 MAX_BYTES = 8_000_000
 NAME = "report.html"
-_POINTS = 190_000
-_MEDIA_BYTES = 900_000
 _ASSETS = Path(__file__).parent / "assets"
 _SCRIPTS = ("model.js", "charts.js", "tables.js", "page.js")
 _PLACE = re.compile(r"<!--put:(\w+)-->")
@@ -27,7 +26,7 @@ _PLACE = re.compile(r"<!--put:(\w+)-->")
 def page_of(runs: Sequence[RunData], *, title: str | None = None) -> str:
     """Return the page.
 
-    It has as many points and pictures as `MAX_BYTES` lets it have.
+    It has as many points, pictures, rows, letters and at last runs as `MAX_BYTES` lets it have.
 
     Args:
         runs: at least one.
@@ -39,13 +38,13 @@ def page_of(runs: Sequence[RunData], *, title: str | None = None) -> str:
     reason = report_lacks()
     if reason is not None:
         raise PluginUnavailableError(f"A report needs {reason}")
-    points, media_bytes = _POINTS, _MEDIA_BYTES
+    room = Room()
     while True:
-        document = document_of(runs, points=points, media_bytes=media_bytes)
+        document = document_of(runs, room)
         page = _page(document, title)
-        if len(page.encode()) < MAX_BYTES or points < 1000:
+        if len(page.encode()) < MAX_BYTES:
             return page
-        points, media_bytes = points // 2, media_bytes // 2
+        room = room.less(document)
 
 
 def write_page(path: str, runs: Sequence[RunData], *, title: str | None = None) -> int:
@@ -78,9 +77,9 @@ def embedded(page: str) -> dict[str, Any]:
 
 def _page(document: dict[str, Any], title: str | None) -> str:
     runs = document["runs"]
-    title = title or (runs[0]["label"] if len(runs) == 1 else f"{len(runs)} runs compared")
+    title = title or (runs[0]["label"] if document["num_runs"] == 1 else f"{document['num_runs']} runs compared")
     parts = {
-        "title": _escaped(title),
+        "title": _escaped(cut(title)),
         "style": _asset("page.css"),
         "document": _json(document),
         "plotly": _plotly(),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import os
@@ -13,7 +14,7 @@ from hftrain.errors import PluginUnavailableError
 from hftrain.report import page
 from hftrain.report.document import labels_of
 from hftrain.report.page import MAX_BYTES, embedded, page_of, write_page
-from hftrain.report.runs import RunData, RunReader
+from hftrain.report.runs import Note, RunData, RunReader
 from tests.report.kit import losses, make_run
 
 HOSTILE = "</script><script>alert(1)</script><!--put:plotly--><img src=x onerror=alert(1)>&\u2028\ud800"
@@ -97,6 +98,49 @@ def test_a_long_text_or_many_warnings_do_not_blow_the_page_up(tmp_path: Path) ->
     assert len(text.encode()) < MAX_BYTES
     (shown, *_) = embedded(text)["runs"]
     assert (len(shown["warnings"]), shown["num_warnings"], shown["warnings"][0]["num"]) == (300, 1999, 5)
+
+
+def said_much(run: int, *, metrics: int = 0) -> RunData:
+    """A run that shares nothing with the others: its warnings, settings and metrics are its own, and long."""
+    told = [Note(step=n, time=1.0, name="hftrain", text=f"{run} {n} {'é' * 1500}") for n in range(300)]
+    settings = {f"{name}-{run} {'n' * 200}": f"{run} {'v' * 400}" for name in range(40)}
+    columns = {f"{'m' * 900} {run} {name}": [1.5, 0.5] for name in range(metrics)}
+    named: dict[str, Any] = {"name": "n" * 9999, "trial": f"{run}" * 9999, "group": "g" * 9999, "error": "e" * 9999}
+    parts = {"arguments": settings, "model": settings, "environment": settings, "params": settings}
+    return RunData(
+        folder="/" * 9999, run_id=f"{run}" * 999, warnings=told, checkpoints=told, artifacts=told, media=told,
+        series=series_of(columns), **named, **parts,
+    )  # fmt: skip
+
+
+def test_thirty_runs_that_differ_in_all_they_say_stay_below_eight_megabytes() -> None:
+    text = page_of([said_much(run) for run in range(30)], title="t" * 9_000_000)
+    assert len(text.encode()) < MAX_BYTES
+    document = embedded(text)
+    assert len(document["runs"]) == document["num_runs"] == 30
+    assert all(len(one["warnings"]) >= 8 and one["num_warnings"] == 300 for one in document["runs"])
+
+
+def test_words_give_way_before_the_curves_do() -> None:
+    columns = {"loss": [1 / 3 + number / 7e5 for number in range(20_000)]}
+    runs = [dataclasses.replace(said_much(run), series=series_of(columns)) for run in range(4)]
+    document = embedded(page_of(runs))
+    assert all(len(one["curves"]["loss"]["values"]) > 1900 for one in document["runs"])
+
+
+def test_many_metrics_of_long_names_stay_below_eight_megabytes() -> None:
+    text = page_of([said_much(run, metrics=1500) for run in range(4)])
+    assert len(text.encode()) < MAX_BYTES
+    assert all(one["curves"] for one in embedded(text)["runs"])
+
+
+def test_of_more_runs_than_there_is_room_for_the_first_are_shown_and_the_number_told() -> None:
+    run = RunData(folder="f", run_id="r" * 99, arguments={str(n): "<" * 99 for n in range(4)})
+    runs = [dataclasses.replace(run, params={str(n): f"{place}{'<' * 99}" for n in range(8)}) for place in range(2000)]
+    text = page_of(runs)
+    document = embedded(text)
+    assert len(text.encode()) < MAX_BYTES
+    assert 100 < len(document["runs"]) < document["num_runs"] == 2000
 
 
 def test_the_page_asks_nothing_of_anybody(tmp_path: Path) -> None:

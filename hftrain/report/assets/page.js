@@ -54,6 +54,7 @@ function buildPage() {
   const { runs } = report;
   const parts = [`made ${moment(report.made)}`, `hftrain ${report.version}`];
   if (runs.length === 1) parts.unshift(`run ${runs[0].id}`);
+  if (runs.length < report.num_runs) parts.push(`room for ${runs.length} of ${report.num_runs} runs`);
   document.getElementById("made").textContent = parts.join(" · ");
   for (const name of ["overview", "curves", "details"]) {
     document.getElementById("sections").append(make("a", { href: `#${name}` }, name[0].toUpperCase() + name.slice(1)));
