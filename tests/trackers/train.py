@@ -60,13 +60,14 @@ class EndAt(TrainerCallback):
         self.step, self.number = step, number
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.tracking is not None and state.global_step >= 10:
-            time.sleep(0.3)  # a checkpoint is told of at the step at which its writing is found to have ended
         if state.global_step != self.step:
             return
         if self.number is None:
             raise RuntimeError("as the test asked")
+        until = time.monotonic() + 60
         while self.tracking is not None and any(one.num_left for one in self.tracking._deliveries):
+            if time.monotonic() > until:
+                raise TimeoutError("the trackers were not told within 60 s of what came before the end")
             time.sleep(0.05)
         os.kill(os.getpid(), self.number)
 
