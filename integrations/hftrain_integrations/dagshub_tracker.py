@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from hftrain.plugin_api.tracker import Artifact, Run
+from hftrain.plugin_api.tracker import Artifact, Run, Status
 from hftrain_integrations._mlflow import MlflowRun, is_true
 
 
@@ -29,6 +31,7 @@ class DagshubTracker(MlflowRun):
 
     _repo: Any = None
     _place = ""
+    _before: Mapping[str, str | None] = MappingProxyType({})
 
     def unavailable_because(self) -> str | None:
         """Say that no repository is named."""
@@ -49,8 +52,6 @@ class DagshubTracker(MlflowRun):
         if repository is None:
             raise ValueError(_HINT)
         token = os.environ.get("DAGSHUB_USER_TOKEN")
-        if token and "MLFLOW_TRACKING_USERNAME" not in os.environ:
-            os.environ |= {"MLFLOW_TRACKING_USERNAME": token, "MLFLOW_TRACKING_PASSWORD": token}  # as dagshub.init does
         if is_true(_KEEPS):
             from dagshub.upload import Repo
 
@@ -58,7 +59,27 @@ class DagshubTracker(MlflowRun):
             owner, name = repository
             self._repo = Repo(owner=owner, name=name, branch=os.environ.get("BRANCH") or "main")
             self._place = f"artifacts/{os.environ.get('HF_DAGSHUB_MODEL_NAME') or 'main'}"
-        return super().start(run)
+        if token and _USER not in os.environ:  # as dagshub.init does; MLflow reads them at each request
+            self._before = {name: os.environ.get(name) for name in (_USER, _PASSWORD)}
+            os.environ |= {_USER: token, _PASSWORD: token}
+        try:
+            return super().start(run)
+        except BaseException:
+            self._restore()
+            raise
+
+    def finish(self, status: Status, error: str | None) -> None:
+        """Say how the run ended, and leave no key in variables that child processes get."""
+        super().finish(status, error)  # one that fails is called again, and needs them then
+        self._restore()
+
+    def _restore(self) -> None:
+        for name, value in self._before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        self._before = {}
 
     def log_artifact(self, artifact: Artifact) -> None:
         """Upload a folder to the repository; a checkpoint only if HF_DAGSHUB_LOG_ARTIFACTS asks for it."""
@@ -72,6 +93,7 @@ class DagshubTracker(MlflowRun):
             self._repo.upload(artifact.path, remote_path=f"{self._place}/{artifact.name}", commit_message=message)
 
 
+_USER, _PASSWORD = "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"
 _KEEPS = "HF_DAGSHUB_LOG_ARTIFACTS"
 _HINT = "set MLFLOW_TRACKING_URI to https://dagshub.com/OWNER/REPOSITORY.mlflow"
 
