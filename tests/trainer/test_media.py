@@ -116,7 +116,7 @@ def test_where_both_orders_fit_a_tensor_has_its_channels_first_and_an_array_last
 
 
 def test_pillow_reads_the_png(tmp_path: Path) -> None:
-    image = pytest.importorskip("PIL.Image")
+    from PIL import Image as image
     write_image(RED, str(tmp_path / "x.png"))
     with image.open(tmp_path / "x.png") as found:
         np.testing.assert_array_equal(np.asarray(found), RED)
@@ -124,14 +124,14 @@ def test_pillow_reads_the_png(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "CMYK", "F"])
 def test_a_pil_image_is_kept_whatever_its_mode(tmp_path: Path, mode: str) -> None:
-    image = pytest.importorskip("PIL.Image")
+    from PIL import Image as image
     write_image(image.fromarray(RED).convert(mode), str(tmp_path / "x.png"))
     with image.open(tmp_path / "x.png") as found:
         assert found.size == (7, 5)
 
 
 def test_a_path_of_another_format_becomes_a_png(tmp_path: Path) -> None:
-    image = pytest.importorskip("PIL.Image")
+    from PIL import Image as image
     image.fromarray(RED).save(tmp_path / "x.bmp")
     write_image(tmp_path / "x.bmp", str(tmp_path / "x.png"))
     with image.open(tmp_path / "x.png") as found:
@@ -167,7 +167,6 @@ def test_what_is_no_image_is_refused_with_what_was_found(tmp_path: Path, value: 
 
 
 def test_a_file_that_is_no_image_is_refused(tmp_path: Path) -> None:
-    pytest.importorskip("PIL")
     (tmp_path / "x.jpg").write_bytes(b"no image")
     with pytest.raises(ConfigurationError, match="which pillow cannot read"):
         write_image(tmp_path / "x.jpg", str(tmp_path / "x.png"))
