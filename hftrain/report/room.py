@@ -54,7 +54,9 @@ class Room:
         return {**document, "runs": runs, "shared": shared, "differing": self._cut(document["differing"][: self.rows])}
 
     def _trimmed_run(self, run: Mapping[str, Any]) -> dict[str, Any]:
-        found = {name: self._first(value) if name in _SETTINGS else value for name, value in run.items()}
+        found: dict[str, Any] = {
+            name: self._first(value) if name in _SETTINGS else value for name, value in run.items()
+        }
         found |= {name: self._last(found[name], is_newest=name != "warnings") for name in _LISTS}
         error = None if run["error"] is None else cut(run["error"], 4 * self.letters)
         return {name: self._cut(value) for name, value in found.items()} | {"error": error}
