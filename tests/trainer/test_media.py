@@ -117,6 +117,7 @@ def test_where_both_orders_fit_a_tensor_has_its_channels_first_and_an_array_last
 
 def test_pillow_reads_the_png(tmp_path: Path) -> None:
     from PIL import Image as image
+
     write_image(RED, str(tmp_path / "x.png"))
     with image.open(tmp_path / "x.png") as found:
         np.testing.assert_array_equal(np.asarray(found), RED)
@@ -125,6 +126,7 @@ def test_pillow_reads_the_png(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["RGB", "L", "P", "CMYK", "F"])
 def test_a_pil_image_is_kept_whatever_its_mode(tmp_path: Path, mode: str) -> None:
     from PIL import Image as image
+
     write_image(image.fromarray(RED).convert(mode), str(tmp_path / "x.png"))
     with image.open(tmp_path / "x.png") as found:
         assert found.size == (7, 5)
@@ -132,6 +134,7 @@ def test_a_pil_image_is_kept_whatever_its_mode(tmp_path: Path, mode: str) -> Non
 
 def test_a_path_of_another_format_becomes_a_png(tmp_path: Path) -> None:
     from PIL import Image as image
+
     image.fromarray(RED).save(tmp_path / "x.bmp")
     write_image(tmp_path / "x.bmp", str(tmp_path / "x.png"))
     with image.open(tmp_path / "x.png") as found:
