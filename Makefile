@@ -3,10 +3,11 @@
 #   make demo     train the handwritten digits         make test     the whole suite (FAST=1: without the slow tests)
 #   make check    ruff, mypy --strict, import-linter   make test-gpu the tests that need a CUDA device
 #   make bench    the overhead table of the README     make chaos    kills runs at random instants, resumes them
-#   make setup    .venv alone
+#   make setup    .venv alone                          make test-trackers  the tests with the trackers' own libraries
 
 PYTHON ?= python3
 BIN := .venv/bin
+TRACKERS := .venv-trackers
 FAST ?=
 GPU_PYTHON ?=
 PYTEST_ARGS ?=
@@ -15,7 +16,7 @@ CHAOS_ARGS ?=
 export HF_HUB_OFFLINE := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: setup demo test check test-gpu chaos bench
+.PHONY: setup demo test check test-trackers test-gpu chaos bench
 .DELETE_ON_ERROR:
 
 setup: .venv/stamp
@@ -29,7 +30,18 @@ demo: setup
 	$(BIN)/python examples/digits.py
 
 test: setup
-	$(BIN)/python -m pytest --timeout 300 $(if $(FAST),-m "not slow") $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --timeout 300 -m "not trackers$(if $(FAST), and not slow)" $(PYTEST_ARGS)
+
+test-trackers: $(TRACKERS)/stamp
+	$(TRACKERS)/bin/python -m pytest --timeout 300 -m trackers tests/trackers $(PYTEST_ARGS)
+
+# An environment of its own, since not all trackers go together with transformers. torch and Lightning are links to .venv.
+$(TRACKERS)/stamp: .venv/stamp .ci/trackers.txt tests/environments/links.py
+	test -x $(TRACKERS)/bin/python || $(BIN)/python -m venv --without-pip $(TRACKERS)
+	$(BIN)/uv pip sync -q --python $(TRACKERS)/bin/python .ci/trackers.txt
+	$(BIN)/python tests/environments/links.py $(TRACKERS)
+	$(BIN)/uv pip install -q --python $(TRACKERS)/bin/python --no-deps --no-build-isolation -e .
+	touch $@
 
 # GPU_PYTHON=python3 runs them with an interpreter that has torch and Lightning already, and sets nothing up.
 test-gpu: $(if $(GPU_PYTHON),,setup)

@@ -65,12 +65,7 @@ REFUSED: Mapping[str, Row] = {
     "optim_target_modules": Row("Leave it out; the optimizers that read it are not there either.", unset=("", [])),
     # the data
     # what is measured and where it goes
-    "report_to": Row("Set report_to='none', and log from a callback's on_log.", unset=([],)),
     "ray_scope": Row("Leave it out; only a search with Ray reads it.", unset=(None,)),
-    # our own
-    "tracker_errors": Row("Leave it out; there are no trackers."),
-    "tracker_close_s": Row("Leave it out; there are no trackers."),
-    "report": Row("Leave it out."),
     # sequence to sequence
 }
 

@@ -7,7 +7,6 @@ the same number, so they are read as one. Nothing here looks at two arguments at
 from __future__ import annotations
 
 import json
-import logging
 import os
 import types
 from collections.abc import Callable, Mapping
@@ -15,7 +14,6 @@ from dataclasses import asdict, fields, is_dataclass
 from difflib import get_close_matches
 from enum import Enum
 from functools import cache
-from importlib.metadata import Distribution
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -23,11 +21,12 @@ from hftrain.args.accelerator import KEYS, AcceleratorConfig
 from hftrain.args.fields import shown
 from hftrain.types.choices import DebugOption, FSDPOption
 
-logger = logging.getLogger(__name__)
-
-TRACKERS = ("tensorboard", "wandb", "mlflow", "comet_ml", "clearml", "codecarbon", "dvclive", "neptune", "swanlab")
 Converter = Callable[[Any], Any]
 WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+class FoundTrackers(list[str]):
+    """Trackers that nobody named: those installed, as ``report_to="all"`` asks for."""
 
 
 class UnfitError(Exception):
@@ -198,23 +197,17 @@ def _to_token(value: Any) -> str | None:
 
 
 def _to_trackers(value: Any) -> list[str]:
-    # "all", which is also the default, means all that are there, and this version has none.
+    if isinstance(value, FoundTrackers):  # read again, as by dataclasses.replace: still nobody named them
+        return value
     names = to_list("all" if value in (None, "") else value)
     if "all" in names:
-        _name_installed_trackers()
-    return [name for name in names if name not in ("none", "all")]
+        from hftrain.plugin_api.registry import Kind, registry, usable_names  # 30 ms that "none" need not pay
 
-
-@cache
-def _name_installed_trackers() -> None:
-    """Say once which installed trackers "all" would mean: a run without its usual curves should not surprise."""
-    there = [name for name in TRACKERS if any(True for _ in Distribution.discover(name=name))]
-    if there:
-        logger.warning(
-            "report_to='all' (the default) reports to nothing in this version, though %s can be imported. Log from a "
-            "callback's on_log, or set report_to='none' to leave out this line.",
-            ", ".join(there),
-        )
+        for name in names:
+            if name not in ("all", "none"):
+                registry().find(Kind.TRACKER, name)  # raises where there is none
+        return FoundTrackers(usable_names(Kind.TRACKER))
+    return [name for name in names if name != "none"]
 
 
 def _fsdp(value: Any) -> list[Enum]:

@@ -25,7 +25,9 @@ class ExtensionArguments:
     )
     tracker_errors: str = argument("warn", "What an outage of a tracker does: 'warn' or 'raise'.")
     tracker_close_s: float = argument(60.0, "Seconds that the end of a run waits for trackers.")
-    report: str | None = argument(None, "Write a report of the run: 'html'.")
+    report: str | None = argument(
+        None, "At the end of a run, write a page that shows it into its folder in runs/: 'html'."
+    )
     auto_batch_keep_global: bool = argument(
         False, "Keep the global batch when auto_find_batch_size halves it, by more accumulation."
     )

@@ -6,6 +6,8 @@ from dataclasses import field
 from enum import Enum
 from typing import Any, TypeVar
 
+from hftrain.plugin_api.values import holds_text, is_secret_key
+
 T = TypeVar("T")
 
 SHOWN_LENGTH = 200  # characters of a value in a message; a whole configuration would hide the sentence around it
@@ -23,9 +25,9 @@ def own_default(group: Any, name: str) -> Any:
     return owner.__dataclass_fields__[name].default
 
 
-def is_secret(name: str) -> bool:
-    """Whether the argument's value must never be shown or stored."""
-    return name.endswith("_token")
+def is_secret(name: str, value: object = None) -> bool:
+    """Whether the argument's value must never be shown or stored; a subclass may add such a one, by its name."""
+    return name.endswith("_token") or (is_secret_key(name) and (value is None or holds_text(plain(value))))
 
 
 def masked(name: str) -> str:
@@ -35,7 +37,7 @@ def masked(name: str) -> str:
 
 def shown(name: str, value: object) -> str:
     """``name=value`` as the user would write it, without secrets."""
-    if is_secret(name):
+    if is_secret(name, value):
         return f"{name}={masked(name)}"
     text = repr(plain(value))
     return f"{name}={text}" if len(text) <= SHOWN_LENGTH else f"{name}={text[:SHOWN_LENGTH]}..."

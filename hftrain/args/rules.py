@@ -18,6 +18,7 @@ from hftrain.args.availability import ACCUMULATION_KEYS
 from hftrain.args.conversion import suggestion
 from hftrain.args.fields import shown
 from hftrain.hardware.world import read_world
+from hftrain.plugin_api.needs import report_lacks
 
 if TYPE_CHECKING:
     from hftrain.args.training import TrainingArguments
@@ -33,6 +34,8 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "fp16_opt_level": ("O0", "O1", "O2", "O3"),
     "ddp_backend": ("nccl", "gloo", "mpi", "ccl", "hccl"),
     "verify_checkpoint": ("auto", "full", "sizes"),
+    "tracker_errors": ("warn", "raise"),
+    "report": ("html",),
 }
 
 
@@ -78,6 +81,7 @@ RANGES: Mapping[str, Range] = {
     "save_minutes": Range(0),
     "save_keep_every_steps": Range(1),
     "deadline_minutes": Range(0),
+    "tracker_close_s": Range(0),
 }
 
 RULES: list[tuple[tuple[str, ...], Rule]] = []
@@ -335,6 +339,13 @@ def _a_batch_that_is_kept_is_looked_for(args: Any) -> Iterator[str]:
             "auto_batch_keep_global=True says what auto_find_batch_size does, and that is False. "
             "Set auto_find_batch_size=True, or leave the other out."
         )
+
+
+@reads("report")
+def _a_page_has_a_script(args: Any) -> Iterator[str]:
+    lacking = report_lacks() if args.report == "html" else None
+    if lacking is not None:
+        yield f"report='html' needs {lacking}, or leave report out."
 
 
 @reads("local_rank")

@@ -15,9 +15,10 @@ class StoredForms:
     """How arguments are written down; ``train_batch_size`` and ``eval_batch_size`` are computed elsewhere."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Every argument in JSON's words; a token is replaced by its name, such as ``<HUB_TOKEN>``."""
+        """Every argument in JSON's words; a secret is replaced by its name, such as ``<HUB_TOKEN>``."""
         names = [field.name for field in fields(self) if field.init]  # type: ignore[arg-type]
-        return {name: masked(name) if is_secret(name) else plain(getattr(self, name)) for name in names}
+        given = {name: getattr(self, name) for name in names}
+        return {name: masked(name) if is_secret(name, value) else plain(value) for name, value in given.items()}
 
     def to_json_string(self) -> str:
         """``to_dict`` as JSON, indented by two; what JSON has no word for is written as its text."""

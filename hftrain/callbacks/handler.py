@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from hftrain.callbacks.flow import DefaultFlowCallback
 from hftrain.errors import CallbackError, ConfigurationError, HftrainError, UnsafeCheckpointError
+from hftrain.plugin_api.registry import Kind, registry
 from hftrain.types.callback import TrainerCallback
 from hftrain.types.choices import Event
 from hftrain.types.control import TrainerControl
@@ -99,8 +100,11 @@ class CallbackHandler(TrainerCallback):
     def add_callback(self, callback: Any) -> None:
         """Append a callback, or a new instance when given a class; a second one of a class is added with a warning.
 
+        A string names a plugin of the group ``hftrain.callbacks``, as ``name`` or ``dist:name``.
+
         Raises:
             ConfigurationError: It has no method of a callback, or its class cannot be made without arguments.
+            PluginError: There is no such plugin, or it cannot be used; says what to install.
         """
         added = _instance(callback)
         if any(type(present) is type(added) for present in self._callbacks):
@@ -115,7 +119,9 @@ class CallbackHandler(TrainerCallback):
         """Remove this callback, or the first instance of this class, and return it; None when there is none.
 
         A class of another library stands for ours of its name: a script may import ``ProgressCallback`` from there.
+        A string names a plugin, as in `add_callback`.
         """
+        callback = _named(callback)
         for index, present in enumerate(self._callbacks):
             if present is callback or (isinstance(callback, type) and _is_of(present, callback)):
                 return self._callbacks.pop(index)
@@ -303,13 +309,15 @@ def _is_of(present: Any, wanted: type) -> bool:
 
 
 def _instance(callback: Any) -> Any:
-    """``callback`` itself, or an instance of the class that it is."""
+    """``callback`` itself, or an instance of the class that it is, or names."""
+    name, callback = callback, _named(callback)
     if isinstance(callback, type):
         try:
             callback = callback()
         except TypeError as error:
+            what = f"the plugin {name!r}: " if isinstance(name, str) else ""
             raise ConfigurationError(
-                f"callbacks has the class {callback.__name__}, which cannot be made without arguments ({error}): "
+                f"callbacks has {what}the class {callback.__name__}, which cannot be made without arguments ({error}): "
                 "pass an instance."
             ) from error
     if not any(hasattr(callback, event.value) for event in Event):
@@ -318,6 +326,11 @@ def _instance(callback: Any) -> Any:
             "on_step_end: pass a TrainerCallback, instance or class."
         )
     return callback
+
+
+def _named(callback: Any) -> Any:
+    """The class of the plugin that a string names; what is no string is returned as it is."""
+    return registry().load(Kind.CALLBACK, callback) if isinstance(callback, str) else callback
 
 
 def _is_inherited_no_op(method: Any) -> bool:

@@ -158,6 +158,10 @@ def _is_size(value: Any) -> bool:
     return is_count(value) and value > 0
 
 
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+
+
 _RULES: Mapping[str, Mapping[str, Rule]] = {
     "data": {
         "position": _is_position,
@@ -172,6 +176,6 @@ _RULES: Mapping[str, Mapping[str, Rule]] = {
         "accumulation_steps": _or_none(_is_size),
         "world_size": _or_none(_is_size),
     },
-    "run": {"run_id": is_run_id, "run_name": _or_none(_is_text), "hftrain": _is_text},
+    "run": {"run_id": is_run_id, "run_name": _or_none(_is_text), "hftrain": _is_text, "remote_ids": _are_texts},
     "task": {"class": _is_text, "arguments": _is_object},
 }

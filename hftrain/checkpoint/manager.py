@@ -151,7 +151,10 @@ class CheckpointManager:
         if self._writers.is_writer:
             told = CommittedCheckpoint(path=join(self.output_dir, name), step=step, run_id=self.run_id)
             for listener in self.listeners:
-                listener(told)
+                try:
+                    listener(told)
+                except Exception as error:  # the checkpoint is committed: who hears of it cannot undo that
+                    logger.warning("%s was committed, and a listener failed to hear of it: %r", told.path, error)
 
     def open_save_in(self, folder: str) -> CheckpointSave | None:
         """The checkpoint that is being written into this very folder, if one is."""
@@ -231,6 +234,11 @@ class CheckpointManager:
             for folder in scan(self._storage, self.output_dir)
             if folder.manifest is not None and folder.status is Status.COMMITTED
         ]
+
+    @property
+    def newest(self) -> str | None:
+        """The path of what was committed last by this run; None if nothing was."""
+        return None if self._newest is None else join(self.output_dir, self._newest)
 
     def has_committed(self, step: int) -> bool:
         """Whether this step's checkpoint is committed in the folder, by any run. Looks at no other. No collective."""

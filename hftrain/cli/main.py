@@ -18,6 +18,10 @@ DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 VERBS = {
     "checkpoint": ("hftrain.cli.checkpoint", "list, verify, compare, protect and export checkpoints"),
+    "plugins": ("hftrain.cli.plugins", "list trackers, search backends, hubs and the like, and what each one lacks"),
+    "replay": ("hftrain.cli.replay", "tell a tracker what it missed of a run"),
+    "report": ("hftrain.cli.report", "write a page that shows a run, or compares several"),
+    "watch": ("hftrain.cli.watch", "show a run in the terminal while it trains"),
 }
 """Verb -> (module that has ``add_arguments(parser)`` and ``run(options, output)``, what it does)."""
 

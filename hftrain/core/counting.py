@@ -7,21 +7,31 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from hftrain.core.ports import EpochSource
+from hftrain.core.timing import StepTimes
 from hftrain.types.state import TrainerState
 
 logger = logging.getLogger(__name__)
 
 
 class ObservedSource:
-    """An epoch source that shows each batch to observers when the loop draws it, so that nothing is read twice."""
+    """An epoch source that shows each batch to observers when the loop draws it, so that nothing is read twice.
 
-    def __init__(self, source: EpochSource, observers: list[Callable[[Any], None]]) -> None:
+    Args:
+        source: the batches.
+        observers: called with each.
+        times: is told how long each takes to come; None: nobody measures.
+    """
+
+    def __init__(
+        self, source: EpochSource, observers: list[Callable[[Any], None]], times: StepTimes | None = None
+    ) -> None:
         self._source = source
         self._observers = observers
+        self._times = times
 
     def over(self, source: EpochSource) -> ObservedSource:
         """Return another source, shown to the same observers."""
-        return ObservedSource(source, self._observers)
+        return ObservedSource(source, self._observers, self._times)
 
     @property
     def num_batches(self) -> int | None:
@@ -50,7 +60,10 @@ class ObservedSource:
 
     def open(self, epoch: int, *, samples_done: int = 0, batches_done: int = 0) -> Iterator[Any]:
         """Start an epoch; batches that were consumed before are not observed again."""
-        return self._observed(self._source.open(epoch, samples_done=samples_done, batches_done=batches_done))
+        batches = self._source.open(epoch, samples_done=samples_done, batches_done=batches_done)
+        if self._times is not None:
+            batches = self._times.waited_for(batches)
+        return self._observed(batches) if self._observers else batches
 
     def remaining(self, *, samples_done: int, batches_done: int) -> int | None:
         """Return how many batches are left."""

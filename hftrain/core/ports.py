@@ -34,6 +34,9 @@ class Engine(Protocol):
     def backward(self, loss: Tensor) -> None:
         """Accumulate gradients of ``loss``."""
 
+    def unscale(self) -> None:
+        """Divide the gradients by fp16's loss scale, if there is one and it was not done yet. No host read."""
+
     def clip(self, max_norm: float) -> Tensor | None:
         """Clip the gradients and return their norm before, on the device."""
 

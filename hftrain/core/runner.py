@@ -269,6 +269,8 @@ class LoopRunner(StepEnds):
             return self._abandon_step()
         if self.settings.max_grad_norm > 0:
             self.grad_norm = engine.clip(self.settings.max_grad_norm)
+        else:
+            engine.unscale()  # listeners see gradients, not gradients times fp16's loss scale
         emit(_PRE_OPTIMIZER_STEP)
         stepped = engine.optimizer_step(self.optimizer)
         emit(_OPTIMIZER_STEP)

@@ -6,7 +6,8 @@ import hashlib
 import logging
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -117,6 +118,23 @@ def set_rng_state(state: dict[str, Any]) -> None:
             restore(_bytes(state[device]))
         else:
             logger.warning("The saved random state of %s was not restored: this machine has no such device.", device)
+
+
+@contextmanager
+def random_numbers_kept() -> Iterator[None]:
+    """Put the generators of this process back to where they were, whatever is drawn from them or seeded inside.
+
+    One that the user put in the place of NumPy's own is left alone.
+    """
+    python, numpy = random.getstate(), np.random.get_state(legacy=False)
+    is_started = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if is_started else []):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            if numpy["bit_generator"] == _MERSENNE_TWISTER:
+                np.random.set_state(numpy)
 
 
 def _numpy_state() -> dict[str, Any]:

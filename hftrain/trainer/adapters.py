@@ -79,6 +79,7 @@ class TrainerActions:
 
     def __init__(self, trainer: Trainer) -> None:
         self._trainer = trainer
+        self._told: str | None = None
         # An override of the older kind takes the row alone.
         self._start = (time.time(),) if _takes(trainer.log, 2) else ()
 
@@ -118,7 +119,11 @@ class TrainerActions:
         if trainer._checkpoints is not None and trainer._checkpoints.background.is_writing:
             trainer.control.should_save = False
             return
-        trainer.callback_handler.emit(Event.SAVE)
+        before = self._told
+        self._told = None if trainer._checkpoints is None else trainer._checkpoints.newest
+        # A Trainer of one's own may have saved elsewhere: what was told of before is no news.
+        is_news = self._told is not None and self._told != before
+        trainer.callback_handler.emit(Event.SAVE, **({"checkpoint": self._told} if is_news else {}))
         if trainer._checkpoints is not None:
             trainer._checkpoints.amend()
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from hftrain.args.training import TrainingArguments
     from hftrain.callbacks.handler import CallbackHandler
+    from hftrain.callbacks.tracking import Tracking
     from hftrain.checkpoint.manager import CheckpointManager
     from hftrain.core.counting import TokenCounter
     from hftrain.core.data import DataModule
@@ -105,6 +106,7 @@ class TrainerBase:
     current_gradient_accumulation_steps: int
     label_names: list[str]
     run_id: str | None
+    _early_run_id: str | None
 
     _train_batch_size: int
     _past: Any
@@ -120,6 +122,7 @@ class TrainerBase:
     _checkpoints: CheckpointManager | None
     _loaded_checkpoint: str | None
     _interrupts: Interrupts | None
+    _tracking: Tracking | None
     _said_why_at_once: bool
     _best_before_save: str | None
     _stages_set_up: set[str]

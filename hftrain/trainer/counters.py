@@ -15,14 +15,15 @@ from hftrain.types.state import TrainerState
 
 if TYPE_CHECKING:
     from hftrain.core.ports import EpochSource
+    from hftrain.core.timing import StepTimes
     from hftrain.trainer.trainer import Trainer
 
 
-def observed(trainer: Trainer, source: EpochSource) -> EpochSource:
-    """Return the source, counting what goes by if anything is to be counted."""
+def observed(trainer: Trainer, source: EpochSource, times: StepTimes | None = None) -> EpochSource:
+    """Return the source, counting what goes by, and how long it takes to come, if anything is to be counted."""
     trainer._token_counter = _token_counter(trainer)
     observers = [count for count in (trainer._token_counter, _flops_counter(trainer)) if count is not None]
-    return ObservedSource(source, observers) if observers else source
+    return ObservedSource(source, observers, times) if observers or times is not None else source
 
 
 def settle_counts(trainer: Trainer) -> None:

@@ -19,6 +19,7 @@ from hftrain.core.position import Position
 from hftrain.core.runner import LoopRunner
 from hftrain.core.speed import speed_metrics
 from hftrain.core.task import TaskModule
+from hftrain.core.timing import StepTimes, TimedActions
 from hftrain.data.epochs import EpochLoader
 from hftrain.errors import CheckpointError, ConfigurationError
 from hftrain.hardware.overflow import overflow_monitor
@@ -52,6 +53,7 @@ from hftrain.trainer.resuming import place_in, position_after, state_from
 from hftrain.trainer.run_length import training_source
 from hftrain.trainer.settings import loop_settings
 from hftrain.trainer.stepping import direct_calls_in_precision
+from hftrain.trainer.tracking import reported
 from hftrain.types.choices import DebugOption, Event
 from hftrain.types.outputs import TrainOutput
 from hftrain.types.state import TrainerState
@@ -88,18 +90,23 @@ def fit(trainer: Trainer, resume_from: bool | str | None) -> TrainOutput:
     memory = trainer._memory_tracker.stage("train")
     with accumulation_restored(trainer), memory as add_memory, interruptible(trainer) as interrupts:
         resume = _prepare(trainer, resume_from)
-        runner = _runner(trainer, resume)
+        times = None if trainer._tracking is None else StepTimes()
+        runner = _runner(trainer, resume, times)
         refuse_lack_of_space(trainer, runner.optimizer)
         trainer._runner = runner
         started, first_step = time.time(), trainer.state.global_step
-        with (
-            _watched(trainer),
-            direct_calls_in_precision(trainer),
-            writes_settled(trainer),
-            saved_when_stopped(trainer, runner, interrupts),
-        ):
-            runner.fit()
-        return _finish(trainer, runner, started, first_step, add_memory)
+        resumed_step = first_step if resume is not None else None
+        with reported(trainer, resumed_step=resumed_step, times=times, remote_ids=_remote_ids(resume)):
+            with (
+                _watched(trainer),
+                direct_calls_in_precision(trainer),
+                writes_settled(trainer),
+                saved_when_stopped(trainer, runner, interrupts),
+            ):
+                runner.fit()
+            if times is not None:
+                times.make_due()
+            return _finish(trainer, runner, started, first_step, add_memory)
 
 
 def _watched(trainer: Trainer) -> AbstractContextManager[None]:
@@ -163,7 +170,13 @@ def _run_id(trainer: Trainer, resume: Resume | None) -> str:
     return trainer._running_engine().broadcast_object(known or new_run_id(datetime.now().astimezone()))
 
 
-def _runner(trainer: Trainer, resume: Resume | None) -> LoopRunner:
+def _remote_ids(resume: Resume | None) -> dict[str, str]:
+    """Return each tracker's id of the run, as the checkpoint has it."""
+    is_known = resume is not None and resume.reader.has("run")
+    return (resume.reader.fields("run").get("remote_ids") or {}) if resume is not None and is_known else {}
+
+
+def _runner(trainer: Trainer, resume: Resume | None, times: StepTimes | None) -> LoopRunner:
     """Build the loop: loader, horizon, optimizer, wrapper, state, then what the checkpoint gives back."""
     engine, handler = trainer._running_engine(), trainer.callback_handler
     task = trainer.model if isinstance(trainer.model, TaskModule) else None
@@ -189,7 +202,7 @@ def _runner(trainer: Trainer, resume: Resume | None) -> LoopRunner:
     return LoopRunner(
         task=adapter if task is None else task,
         engine=engine,
-        source=observed(trainer, source),
+        source=observed(trainer, source, times),
         optimizer=trainer.optimizer,
         scheduler=None if _steps_on_metrics(trainer.lr_scheduler) else trainer.lr_scheduler,
         settings=settings,
@@ -197,7 +210,7 @@ def _runner(trainer: Trainer, resume: Resume | None) -> LoopRunner:
         state=trainer.state,
         control=trainer.control,
         events=handler,
-        actions=TrainerActions(trainer),
+        actions=TrainerActions(trainer) if times is None else TimedActions(TrainerActions(trainer), times),
         meters=meters,
         position=position,
         losses=losses,

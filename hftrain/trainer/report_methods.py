@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import os
 from typing import Any
 
 from hftrain.checkpoint.storage import join, plain_path
 from hftrain.core.speed import speed_metrics
 from hftrain.trainer.data_methods import DataMethods
+from hftrain.trainer.media import log_artifacts, log_media
 from hftrain.trainer.result_files import read_results, write_results, write_state
 
 
@@ -30,6 +32,44 @@ class ReportMethods(DataMethods):
                 logs.update(speed_metrics("train", start_time, num_tokens=self.state.num_input_tokens_seen))
         self.state.log_history.append({**logs, "step": self.state.global_step})
         self.control = self.callback_handler.on_log(self.args, self.state, self.control, logs)
+
+    def log_media(self, name: str, value: Any, kind: str = "image", step: int | None = None) -> None:
+        """Show something beside the numbers, in the run's report and in the trackers that can (the README lists them).
+
+        It may be called on any rank, at any time: in callbacks and overridden methods, in an evaluation, and outside
+        of training, where it goes the way of a row that is logged there. The process that reports writes a file into
+        ``runs/<run_id>/media``; others do nothing, and with ``report_to="none"`` nothing is read or written.
+
+        Args:
+            name: of what is shown; the same one at another step goes on with it.
+            value: of an image: a PIL image, a matplotlib figure, the path of an image file, or an array or tensor of
+                (height, width), (height, width, channels) or (channels, height, width), with 1, 3 or 4 channels,
+                floats in [0, 1] or integers in [0, 255]; where both orders fit, a tensor has its channels first and
+                an array last. Of a histogram: an array, a tensor or a list of numbers; those that are not finite are
+                left out, and counted in a warning. Of a text: a str, where known tokens are masked. What lies on a
+                device is copied to the host, which waits for it.
+            kind: "image", "histogram" or "text".
+            step: that it belongs to; None takes ``state.global_step``.
+
+        Raises:
+            ConfigurationError: the value is none of its kind; on the process that reports.
+        """
+        log_media(self, name, value, kind=kind, step=step)
+
+    def log_artifacts(self, path: str | os.PathLike[str], name: str | None = None) -> None:
+        """Keep a folder or a file with the run: a copy of it in ``runs/<run_id>/artifacts``, and in trackers that can.
+
+        It may be called like `log_media`. The copy is made before this returns, so that ``path`` may be changed or
+        removed at once; what is in it is not looked at, so secrets in it are not masked.
+
+        Args:
+            path: on a local disk.
+            name: that trackers show; None takes the last part of ``path``.
+
+        Raises:
+            ConfigurationError: there is nothing at ``path``; on the process that reports.
+        """
+        log_artifacts(self, path, name=name)
 
     def metrics_format(self, metrics: dict[str, Any]) -> dict[str, Any]:
         """Return ``metrics`` as people read them: memory in MB, runtimes as h:mm:ss.cc, flos in GF, four digits."""

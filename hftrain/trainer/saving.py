@@ -66,7 +66,9 @@ def begin_checkpoint(trainer: SaveMethods) -> CheckpointSave | None:
 
 def progress_parts(trainer: SaveMethods, data: dict[str, Any]) -> list[Part]:
     """Return how far the run is: its name, its data and its state."""
-    run = {"run_id": trainer.run_id, "run_name": trainer.args.run_name, "hftrain": __version__}
+    run: dict[str, Any] = {"run_id": trainer.run_id, "run_name": trainer.args.run_name, "hftrain": __version__}
+    if trainer._tracking is not None and trainer._tracking.remote_ids:
+        run["remote_ids"] = dict(trainer._tracking.remote_ids)
     parts = [document_part("run", run), document_part("trainer_state", asdict(trainer.state))]
     if trainer.args.save_only_model:
         return parts

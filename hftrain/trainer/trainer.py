@@ -42,6 +42,8 @@ from hftrain.trainer.overrides import check_overrides
 from hftrain.trainer.run_length import InitialValues, initial_values
 from hftrain.trainer.settings import loop_settings
 from hftrain.trainer.stepping import check_task_arguments, check_task_overrides
+from hftrain.trainer.tracking import tracking_for
+from hftrain.trainer.watching import watching_for
 from hftrain.types.choices import DebugOption
 from hftrain.types.control import TrainerControl
 from hftrain.types.outputs import TrainOutput
@@ -70,7 +72,7 @@ class Trainer(LaterMethods):
         model_init: makes a new model for every `train`, instead of ``model``; takes nothing, or the trial of a search.
         compute_loss_func: ``(outputs, labels, num_items_in_batch) -> loss``, for an `nn.Module`.
         compute_metrics: `EvalPrediction` -> dict of numbers, or torchmetrics (one, a collection, a dict of them).
-        callbacks: instances or classes, called after the default ones.
+        callbacks: instances, classes, or names of installed plugins, called after the default ones.
         optimizers: an optimizer and a scheduler to use; None for either takes the default.
         optimizer_cls_and_kwargs: a class and its keyword arguments, instead of ``args.optim``.
         preprocess_logits_for_metrics: ``(logits, labels) -> logits``, before they are kept for the metrics.
@@ -132,7 +134,7 @@ class Trainer(LaterMethods):
         """Set what belongs to a run, before there is one."""
         self._engine = self._runner = self._checkpoints = self._loaded_checkpoint = self._best_before_save = None
         self._stages_set_up, self._kept_loaders = set(), {}
-        self.run_id = self.hp_name = self.hub_model_id = self._signature_columns = None
+        self.run_id = self._early_run_id = self.hp_name = self.hub_model_id = self._signature_columns = None
         self.model_preparation_time = self.jit_compilation_time = self._ignore_keys_for_eval = None
         self._past = self._token_counter = self._interrupts = self._loss_arguments = None
         self.is_in_train = self._created_lr_scheduler = self._said_why_at_once = False
@@ -179,9 +181,11 @@ class Trainer(LaterMethods):
         self.state, self.control = TrainerState(), TrainerControl()
         self.state.is_local_process_zero = self.is_local_process_zero()
         self.state.is_world_process_zero = self.is_world_process_zero()
+        self._tracking = tracking_for(self)
+        tracking = [] if self._tracking is None else [self._tracking, *watching_for(self._tracking)]
         tpu = [TpuMetricsCallback()] if DebugOption.TPU_METRICS_DEBUG in self.args.debug else []
         self.callback_handler = CallbackHandler(
-            [DefaultFlowCallback(), *callbacks, *tpu],
+            [DefaultFlowCallback(), *tracking, *callbacks, *tpu],
             self.model,
             self.processing_class,
             self.optimizer,
@@ -284,15 +288,15 @@ class Trainer(LaterMethods):
     # ---- callbacks ----------------------------------------------------------------------------------
 
     def add_callback(self, callback: Any) -> None:
-        """Add a callback, instance or class."""
+        """Add a callback: instance, class, or the name of an installed plugin (``name`` or ``dist:name``)."""
         self.callback_handler.add_callback(callback)
 
     def pop_callback(self, callback: Any) -> Any:
-        """Remove a callback, instance or class, and return it; None if there is none."""
+        """Remove a callback, named as in `add_callback`, and return it; None if there is none."""
         return self.callback_handler.pop_callback(callback)
 
     def remove_callback(self, callback: Any) -> None:
-        """Remove a callback, instance or class."""
+        """Remove a callback, named as in `add_callback`."""
         self.callback_handler.remove_callback(callback)
 
     # ---- where it runs ------------------------------------------------------------------------------

@@ -53,6 +53,12 @@ def test_the_wheel_carries_the_licence(wheel: Path) -> None:
         assert any(name.endswith("licenses/LICENSE") for name in archive.namelist())
 
 
+def test_the_wheel_holds_what_the_report_page_is_made_of(wheel: Path) -> None:
+    assets = {f"hftrain/report/assets/{file.name}" for file in (ROOT / "hftrain" / "report" / "assets").iterdir()}
+    assert len(assets) > 5
+    assert assets <= contents(wheel)
+
+
 def test_a_wheel_built_from_the_sdist_is_the_same(built: Path, wheel: Path, tmp_path: Path) -> None:
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:

@@ -98,7 +98,7 @@ ARGUMENTS: dict[str, str] = {
     "adafactor": ACTS,
     "group_by_length": ACTS,
     "length_column_name": ACTS,
-    "report_to": REFUSED,
+    "report_to": ACTS,
     "ddp_find_unused_parameters": ACTS,
     "ddp_bucket_cap_mb": ACTS,
     "ddp_broadcast_buffers": ACTS,
@@ -158,7 +158,6 @@ REFUSED_EXAMPLES: dict[str, object] = {
     "fsdp_config": "fsdp.json",
     "fsdp_transformer_layer_cls_to_wrap": "BertLayer",
     "deepspeed": {"zero_optimization": {"stage": 2}},
-    "report_to": ["wandb"],
     "push_to_hub": True,
     "hub_model_id": "me/model",
     "hub_strategy": "end",
@@ -174,10 +173,6 @@ REFUSED_EXAMPLES: dict[str, object] = {
     "optim_target_modules": "all-linear",
     "use_liger_kernel": True,
     "liger_kernel_config": {"rope": True},
-    # hftrain's own
-    "tracker_errors": "raise",
-    "tracker_close_s": 5,
-    "report": "html",
     # sequence to sequence
 }
 
@@ -256,6 +251,11 @@ PROOFS: dict[str, tuple[str, ...]] = {
     "logging_dir": (
         "tests/args/test_derivation.py::test_the_log_folder_is_dated_and_named_after_the_machine",
         "tests/trainer/test_report.py::test_a_callback_writes_into_the_log_folder",
+    ),
+    "report_to": (
+        "tests/trainer/test_tracking.py::test_a_run_is_told_from_its_beginning_to_its_end",
+        "tests/trainer/test_tracking.py::test_nobody_to_report_to_leaves_no_trace",
+        "tests/trainer/test_tracking.py::test_all_means_those_that_can_start_without_asking",
     ),
     "logging_strategy": (_ROWS,),
     "logging_first_step": (_ROWS,),

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hftrain.args import conversion
 from hftrain.args.accelerator import AcceleratorConfig
+from hftrain.args.conversion import FoundTrackers
 from hftrain.args.training import TrainingArguments
-from hftrain.errors import ConfigurationError
+from hftrain.errors import ConfigurationError, PluginNotFoundError
+from hftrain.plugin_api.registry import registry
 from hftrain.types.choices import IntervalStrategy, OptimizerNames
+from tests.plugin_api.distributions import PLUGIN, install
 
 
 @pytest.mark.parametrize(
@@ -130,11 +132,22 @@ def test_a_user_s_own_field_is_left_as_it_is() -> None:
     assert vars(Mine("out", rate=given))["rate"] == given
 
 
-def test_installed_trackers_that_all_would_mean_are_named_once(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_all_means_the_installed_trackers_and_says_that_nobody_named_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    conversion._name_installed_trackers.cache_clear()
-    monkeypatch.setattr(conversion, "TRACKERS", ("wandb-is-not-there", "pytest"))
-    for report_to in (None, "all", "none"):
-        assert TrainingArguments("out", report_to=report_to).report_to == []
-    assert caplog.text.count("though pytest can be imported") == 1
+    install(tmp_path, "tracker-of-a-test", plugins=["notes"], code=PLUGIN)
+    monkeypatch.syspath_prepend(tmp_path)
+    registry.cache_clear()
+    for report_to in (None, "all", ["all"]):
+        found = TrainingArguments("out", report_to=report_to).report_to
+        assert "notes" in (found or [])
+        assert isinstance(found, FoundTrackers)
+        again = dataclasses.replace(TrainingArguments("out", report_to=report_to), seed=1)
+        assert isinstance(again.report_to, FoundTrackers)
+    assert type(TrainingArguments("out", report_to="notes").report_to) is list
+    registry.cache_clear()
+
+
+def test_an_unknown_tracker_beside_all_is_an_error() -> None:
+    with pytest.raises(PluginNotFoundError, match="nosuch"):
+        TrainingArguments("out", report_to=["all", "nosuch"])

@@ -70,7 +70,6 @@ def test_a_wrong_call_changes_nothing() -> None:
     [
         ("set_push_to_hub", {"model_id": "me/awesome-model"}),
         ("set_optimizer", {"name": "galore_adamw"}),
-        ("set_logging", {"report_to": ["wandb"]}),
     ],
 )
 def test_what_is_not_available_is_refused_at_once(method: str, given: dict[str, Any]) -> None:

@@ -81,3 +81,13 @@ def test_arguments_are_made_again_from_their_dict() -> None:
     args = TrainingArguments("out", learning_rate=0.5)
     assert TrainingArguments(**args.to_dict()).to_dict() == args.to_dict()
     assert TrainingArguments(**json.loads(args.to_json_string())).learning_rate == 0.5
+
+
+def test_a_subclass_s_own_number_is_stored_whatever_it_is_called() -> None:
+    @dataclasses.dataclass
+    class Mine(TrainingArguments):
+        num_key_heads: int = 4
+        api_key: str = "hidden"
+
+    stored = Mine("out").to_dict()
+    assert (stored["num_key_heads"], stored["api_key"]) == (4, "<API_KEY>")

@@ -238,7 +238,7 @@ def lightning(work: Work) -> None:
     ).fit(Module(), DataLoader(work.data, batch_size=BATCH_SIZE, shuffle=True))
 
 
-def hftrain_task(work: Work) -> None:
+def hftrain_task(work: Work, report_to: str = "none") -> None:
     """hftrain, first door: a TaskModule and a DataModule."""
     from hftrain import DataModule, TaskModule, Trainer, TrainerCallback, TrainingArguments
 
@@ -256,10 +256,15 @@ def hftrain_task(work: Work) -> None:
 
     Trainer(
         model=Task(),
-        args=TrainingArguments(**trainer_arguments(work)),
+        args=TrainingArguments(**{**trainer_arguments(work), "report_to": report_to}),
         datamodule=DataModule(train=work.data),
         callbacks=[NoOp()],
     ).train()
+
+
+def hftrain_local(work: Work) -> None:
+    """The same, with the run's own record of its rows, which the default keeps too."""
+    hftrain_task(work, report_to="local")
 
 
 def hftrain_trainer(work: Work) -> None:
@@ -284,6 +289,7 @@ VARIANTS: dict[str, Callable[[Work], None]] = {
     "transformers": transformers,
     "lightning": lightning,
     "hftrain-task": hftrain_task,
+    "hftrain-local": hftrain_local,
     "hftrain-trainer": hftrain_trainer,
 }
 TITLES = {
@@ -292,6 +298,7 @@ TITLES = {
     "transformers": "transformers.Trainer",
     "lightning": "Lightning Trainer",
     "hftrain-task": "hftrain, TaskModule door",
+    "hftrain-local": 'the same, report_to="local"',
     "hftrain-trainer": "hftrain, Trainer door",
 }
 

@@ -58,3 +58,12 @@ def test_checkpointing_measures_saves_writes_loads_and_a_resume_beside_the_refer
     assert set(written) == {"hftrain", "torch.save and fsync", "control"}
     assert set(document["load"]) == {"hftrain, every sum", "hftrain, sizes", "torch.load"}
     assert document["resume"]["hftrain, in the background"]["samples_for_nothing"] == 0
+
+
+@pytest.mark.slow
+def test_trackers_measures_reporting_beside_none() -> None:
+    document = printed_json("trackers.py", "--repeats", "1", "--steps", "5", "--batch-size", "16")
+    found = [(row["variant"], row["logging_steps"]) for row in document["results"]]
+    variants = ("none", "local", "sleeps 1 s a call", "watches all")
+    assert found == [(name, every) for every in (10, 1) for name in variants]
+    assert all(row["step_us"] > 0 for row in document["results"])

@@ -230,7 +230,7 @@ def test_a_run_without_flow_is_warned_about(caplog: pytest.LogCaptureFixture) ->
     assert "There is no DefaultFlowCallback among the callbacks (Counter)" in caplog.text
 
 
-@pytest.mark.parametrize("wrong", ["wandb", 3, object()])
+@pytest.mark.parametrize("wrong", [3, object(), ("wandb",)])
 def test_what_is_no_callback_is_refused(wrong: Any) -> None:
     with pytest.raises(ConfigurationError, match="has no method of a callback"):
         handler_of(wrong)

@@ -13,8 +13,9 @@ from hftrain.core.task import TaskModule
 from hftrain.data.epochs import EpochLoader
 from hftrain.data.loaders import train_loader
 from hftrain.data.settings import LoaderSettings
+from hftrain.hardware.engine import Engine
 from hftrain.types.choices import Event
-from tests.core.fakes import run
+from tests.core.fakes import Recorder, run
 
 STEP = ["on_step_begin", "on_pre_optimizer_step", "on_optimizer_step", "on_step_end"]
 
@@ -233,3 +234,19 @@ def test_a_rows_loss_is_rounded_only_when_asked() -> None:
     (exact, mean), (rounded, same_mean) = losses
     assert (rounded, same_mean) == (round(exact, 2), mean)
     assert rounded != exact
+
+
+@pytest.mark.parametrize("max_grad_norm", [0.0, 1.0])
+def test_listeners_see_gradients_without_the_loss_scale(monkeypatch: pytest.MonkeyPatch, max_grad_norm: float) -> None:
+    order: list[str] = []
+    emit = Recorder.emit
+
+    def noting(self: Recorder, event: Event, **extra: Any) -> None:
+        order.append(event.value)
+        emit(self, event, **extra)
+
+    monkeypatch.setattr(Recorder, "emit", noting)
+    monkeypatch.setattr(Engine, "unscale", lambda self: order.append("unscale"))
+    run(Mean(), floats(4), max_steps=1, max_grad_norm=max_grad_norm)
+    assert order.count("unscale") == 1
+    assert order.index("unscale") < order.index("on_pre_optimizer_step")

@@ -33,8 +33,8 @@ class Watching(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         dist.barrier()
-        folder = kwargs.get("checkpoint", "now")
-        assert folder == "now" or open_any(folder, verify="full").manifest is not None
+        folder = kwargs["checkpoint"]
+        assert open_any(folder, verify="full").manifest is not None
         self.heard.append((state.global_step, Path(folder).name))
 
 
@@ -60,7 +60,7 @@ def test_both_hear_of_the_commit_after_the_same_step_and_train_the_same(tmp_path
     assert [name for _, name in later[0]["heard"]] == ["checkpoint-20", "checkpoint-40"]
     assert later[0]["heard"][0][0] > 27
     assert [one["weights"] for one in later] == [one["weights"] for one in now]
-    assert now[0]["heard"] == [[20, "now"], [40, "now"]]
+    assert now[0]["heard"] == [[20, "checkpoint-20"], [40, "checkpoint-40"]]
     for step in (20, 40):
         files = open_any(f"{tmp_path}/later/checkpoint-{step}", verify="full").files
         assert {"rng-0.json", "rng-1.json", "model.safetensors"} <= set(files)

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from examples.stdlib_gpt import PADDING, StandardLibrary, StdlibGPT, Windows, main
+from hftrain.checkpoint.layout import INCOMPLETE, MANIFEST
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = ["--steps", "12", "--save-steps", "4", "--held-out", "2"]
@@ -34,7 +35,7 @@ def test_after_a_kill_the_same_command_resumes_to_the_same_weights(tmp_path: Pat
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     run(whole)
     killed = start(cut)
-    wait_for(cut / "checkpoint-4" / "MANIFEST.json", killed)
+    wait_for_commit(cut / "checkpoint-4", killed)
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     assert "this GPT" not in killed.communicate()[0]
@@ -62,8 +63,9 @@ def run(folder: Path) -> str:
     return printed
 
 
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    while not path.exists():
+def wait_for_commit(folder: Path, process: subprocess.Popen[str]) -> None:
+    """The manifest is seen before it is whole: the commit ends when the mark, which is there before it, goes."""
+    while not (folder / MANIFEST).exists() or (folder / INCOMPLETE).exists():
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.01)
 

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from hftrain.errors import ConfigurationError
-from hftrain.hardware.seeding import enable_full_determinism, rng_state, seed_rank, set_rng_state, set_seed
+from hftrain.hardware.seeding import (
+    enable_full_determinism,
+    random_numbers_kept,
+    rng_state,
+    seed_rank,
+    set_rng_state,
+    set_seed,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -118,3 +125,15 @@ def test_a_process_that_joins_a_run_has_numbers_of_its_own_each_time_the_same() 
         drawn.append((torch.rand(()).item(), np.random.rand(), random.random()))
     assert drawn[:4] == drawn[4:]
     assert len(set(drawn)) == 4
+
+
+def test_what_seeds_or_draws_inside_leaves_the_random_numbers_as_they_were() -> None:
+    set_seed(3)
+    draw()
+    before = rng_state()
+    expected = draw()
+    set_rng_state(before)
+    with random_numbers_kept():
+        set_seed(1337)
+        draw()
+    assert draw() == expected

@@ -1,0 +1,1 @@
+"""What plugins see of hftrain: contracts, the registry, and the template of a tracker."""
