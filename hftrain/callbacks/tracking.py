@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from hftrain.callbacks.hooks import Hooks
+from hftrain.callbacks.tracking_end import Reporting, close, end_forgotten, wait_for_end_of
 from hftrain.callbacks.warned import Warned
 from hftrain.errors import ConfigurationError, PluginError
 from hftrain.hardware.seeding import random_numbers_kept
@@ -73,6 +74,7 @@ class Tracking(TrainerCallback):
         self._warned: Warned | None = None
         self._remote_ids: dict[str, str] = {}
         self._has_warned_of_disk = False
+        self._hooks = Hooks()
         self._order = threading.RLock()
         self._finalizer: Any = None
         self.take_timing: Callable[[int], Mapping[str, float] | None] | None = None
@@ -118,7 +120,7 @@ class Tracking(TrainerCallback):
         if self.is_begun:
             self.end("finished", step=run.resumed_step or 0)
         run = replace(self._masked(run), folder=os.path.abspath(run.folder))  # the program may change its own
-        _wait_for_end_of(run.folder, self._settings.close_s)
+        wait_for_end_of(run.folder, self._settings.close_s)
         spool = self._spool = Spool(run.folder)
         if not spool.is_alone:
             logger.warning("%s is told to a tracker by another process too: that may tell it twice.", run.folder)
@@ -133,9 +135,11 @@ class Tracking(TrainerCallback):
         data |= {"environment": run.environment, "max_steps": run.max_steps}
         self._append("start", step=run.resumed_step or 0, data=data)
         self._warned = Warned(spool, secrets=self._settings.secrets)
+        self._hooks = Hooks()
         try:
             with random_numbers_kept():  # clients seed or draw from them: ClearML's has all of them begin at 1337
                 reasons = self._start(run, num_own=spool.last_seq - told)
+            self._hooks.note()
         except BaseException:  # an interrupt while it waited
             self._give_up()
             raise
@@ -169,7 +173,7 @@ class Tracking(TrainerCallback):
         self._stop_listening()
         text = None if error is None else masked(text_of(error), secrets=self._settings.secrets)
         finish = spool.append("finish", step=step, data={"status": status, "error": text})
-        return _close(spool, deliveries, finish, close_s)
+        return close(spool, deliveries, finish, close_s, self._hooks)
 
     # ---- what is reported ---------------------------------------------------------------------------
 
@@ -245,7 +249,11 @@ class Tracking(TrainerCallback):
         assert spool is not None  # it began
         assert warned is not None
         self._finalizer = weakref.finalize(
-            self, _end_outside, spool, warned, self._deliveries, run.resumed_step or 0, self._settings.close_s
+            self,
+            end_forgotten,
+            Reporting(spool=spool, warned=warned, hooks=self._hooks, deliveries=self._deliveries),
+            step=run.resumed_step or 0,
+            close_s=self._settings.close_s,
         )
 
     def _append(
@@ -335,59 +343,3 @@ class Tracking(TrainerCallback):
         if self._warned is not None:
             self._warned.close()
             self._warned = None
-
-
-def _close(spool: Spool, deliveries: Sequence[Delivery], finish: Event, close_s: float) -> list[str]:
-    """Tell the end, and wait; return the trackers that were not told everything."""
-    for delivery in deliveries:
-        delivery.offer(finish)
-    spool.sync()
-    until = time.monotonic() + close_s  # of all together
-    left = []
-    for delivery in deliveries:
-        if not delivery.close(timeout_s=max(0.0, until - time.monotonic())):
-            left.append(delivery.name)
-            logger.warning(
-                "%s was not told the last %d events of the run. Run: hftrain replay %s --to %s",
-                delivery.name,
-                delivery.num_left,
-                spool.folder,
-                delivery.name,
-            )
-    spool.close()
-    return left
-
-
-def _end_outside(spool: Spool, warned: Warned, deliveries: Sequence[Delivery], step: int, close_s: float) -> None:
-    """End the run of a forgotten Trainer. The collector may do so in the middle of a step: nobody waits for it then."""
-
-    def close() -> None:
-        try:
-            warned.close()
-            finish = spool.append("finish", step=step, data={"status": "finished", "error": None})
-            _close(spool, deliveries, finish, close_s)
-        finally:
-            _ending.pop(spool.folder, None)
-
-    if not spool.is_ours:
-        return
-    # At the process's exit the main thread counts as ended; threads are refused then, or not waited for.
-    if not threading.main_thread().is_alive():
-        close()
-        return
-    thread = _ending[spool.folder] = threading.Thread(target=close, name="hftrain-end-of-run")
-    try:
-        thread.start()
-    except RuntimeError:  # no more of them
-        close()
-
-
-_ending: dict[str, threading.Thread] = {}
-"""What ends runs of forgotten Trainers, by the run's folder."""
-
-
-def _wait_for_end_of(folder: str, close_s: float) -> None:
-    """Wait for what still ends this run: two must not write one record."""
-    thread = _ending.get(folder)
-    if thread is not None and thread is not threading.current_thread():
-        thread.join(close_s)
