@@ -8,12 +8,13 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from hftrain.plugin_api.tracker import Artifact, Media, Run, Status, Tracker
+from hftrain.plugin_api.tracker import Artifact, Media, Run, Status
+from hftrain_integrations._told_again import TellsAgain
 
 _TRUE = ("1", "true", "yes", "on")
 
 
-class TrackioTracker(Tracker):
+class TrackioTracker(TellsAgain):
     """Logs to a Trackio run.
 
     Environment:
@@ -23,7 +24,7 @@ class TrackioTracker(Tracker):
         TRACKIO_LOG_MODEL: "1" keeps every checkpoint as an artifact.
 
     A resumed run goes on in the same Trackio run; steps that are trained again have two rows, of which the later one
-    counts.
+    counts. So have those before them if the process was killed: they are told again.
     """
 
     api: ClassVar[int] = 1
@@ -64,6 +65,8 @@ class TrackioTracker(Tracker):
                 f"the Space {space_id!r} cannot be used ({error}): set TRACKIO_SPACE_ID to one that is yours, and "
                 "HF_TOKEN; without TRACKIO_SPACE_ID the run is kept here"
             ) from error
+        if space_id is None:
+            self._tell_again(run)  # the client stores what it was told half a second later
         return name
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:

@@ -69,8 +69,6 @@ class EndAt(TrainerCallback):
             if time.monotonic() > until:
                 raise TimeoutError("the trackers were not told within 60 s of what came before the end")
             time.sleep(0.05)
-        if self.tracking is not None:
-            time.sleep(2)  # Trackio's client writes what it was told from a thread: a kill at once loses it
         os.kill(os.getpid(), self.number)
 
 
