@@ -16,10 +16,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from train import Countdown, in_its_place, loopback_only
+from train import in_its_place, loopback_only, short_run
 
-from hftrain import DataModule, Trainer, TrainerCallback, TrainingArguments
+from hftrain import TrainerCallback
 from hftrain.errors import ConfigurationError
 from hftrain.plugin_api import worker
 from hftrain.plugin_api.registry import Kind, registry
@@ -211,22 +210,7 @@ def outcome(tracker: str, kind: str, folder: Path) -> dict[str, Any]:
     """Train with a fault, tell later what was missed, and return what came of both."""
     faults, lines, real = KINDS[kind](), Lines(), registry().load(Kind.TRACKER, tracker)
     logging.getLogger("hftrain").addHandler(lines)
-    trainer = Trainer(
-        Countdown(width=3),
-        TrainingArguments(
-            str(folder),
-            report_to=tracker,
-            use_cpu=True,
-            max_steps=STEPS,
-            logging_steps=1,
-            save_strategy="no",
-            per_device_train_batch_size=1,
-            tracker_close_s=faults.close_s,
-            disable_tqdm=True,
-        ),
-        datamodule=DataModule(train=torch.ones(STEPS, 2)),
-        callbacks=[Trained(faults.trained)],
-    )
+    trainer = short_run(tracker, folder, steps=STEPS, close_s=faults.close_s, callback=Trained(faults.trained))
     tracking = trainer._tracking
     assert tracking is not None
     tracking._trackers = {tracker: faulty(real, faults)}

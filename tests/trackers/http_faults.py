@@ -18,11 +18,10 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-import torch
 from faults import Lines
-from train import Countdown, loopback_only
+from train import loopback_only, short_run
 
-from hftrain import DataModule, Trainer, TrainerCallback, TrainingArguments
+from hftrain import TrainerCallback
 from hftrain.callbacks.tracking import Tracking
 from hftrain.errors import ConfigurationError
 from hftrain.plugin_api import worker
@@ -70,22 +69,7 @@ def outcome(tracker: str, case: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Train and return what came of it."""
     lines, switch = Lines(), Switch(case)
     logging.getLogger("hftrain").addHandler(lines)
-    trainer = Trainer(
-        Countdown(width=3),
-        TrainingArguments(
-            str(folder),
-            report_to=tracker,
-            use_cpu=True,
-            max_steps=STEPS,
-            logging_steps=1,
-            save_strategy="no",
-            per_device_train_batch_size=1,
-            tracker_close_s=60.0 if case["recovers"] else 0.3,
-            disable_tqdm=True,
-        ),
-        datamodule=DataModule(train=torch.ones(STEPS, 2)),
-        callbacks=[switch],
-    )
+    trainer = short_run(tracker, folder, steps=STEPS, close_s=60.0 if case["recovers"] else 0.3, callback=switch)
     assert trainer._tracking is not None
     switch.tracking = trainer._tracking
     error = None

@@ -8,21 +8,20 @@ import json
 import os
 import signal
 import socket
-import ssl
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from tests.trackers.environments import environment
+from tests.trackers.loopback import Loopback
 
 USER = {
     **dict.fromkeys(("full_name", "avatar_url", "public_email", "website", "company", "description"), ""),
@@ -100,7 +99,7 @@ def asked(address: str, call: str, **values: Any) -> Any:
         return json.load(answer)
 
 
-class Front(ThreadingHTTPServer):
+class Front(Loopback):
     """Passes what it is asked of MLflow on to a server of it; keeps the files uploaded to a DagsHub repository.
 
     Clients that know no ``mlflow-artifacts:`` are given addresses of the server for artifacts.
@@ -110,10 +109,8 @@ class Front(ThreadingHTTPServer):
         certificate: file of a certificate and its key, to speak https.
     """
 
-    daemon_threads = True
-
     def __init__(self, server: str, certificate: Path | None = None) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler, certificate)
         self.behind = server
         self.speaks_https = certificate is not None
         self.files: dict[str, bytes] = {}
@@ -121,16 +118,7 @@ class Front(ThreadingHTTPServer):
         self.keys: set[str | None] = set()
         """What those who asked had for their key."""
         self.paths: set[str] = set()
-        if certificate is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(certificate)
-            self.socket = context.wrap_socket(self.socket, server_side=True)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    @property
-    def port(self) -> int:
-        """Where it listens."""
-        return int(self.server_address[1])
+        self.listen()
 
     def repository(self, path: str, kind: str, body: bytes) -> dict[str, Any] | list[Any]:
         """What DagsHub answers to a call of its own."""

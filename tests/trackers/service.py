@@ -6,18 +6,19 @@ It keeps what it is told as MLflow's own stores do: a point that is told again w
 from __future__ import annotations
 
 import json
-import ssl
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
+
+from tests.trackers.loopback import Loopback
 
 FAULTS = ("500", "401", "429", "garbage", "hang", "silent", "cut", "answer_lost")
 """``cut`` closes the connection; ``answer_lost`` does so when what was told is kept; ``hang`` holds it till the
 fault ends, ``silent`` for ever."""
 
 
-class Service(ThreadingHTTPServer):
+class Service(Loopback):
     """Listens on this machine; ``mode`` is "ok" or one of `FAULTS`, for what is asked from now on.
 
     ``/state`` gives ``failed``, how many requests failed; ``/mode/MODE`` sets the mode.
@@ -27,10 +28,8 @@ class Service(ThreadingHTTPServer):
         certificate: file of a certificate and its key, to speak https.
     """
 
-    daemon_threads = True
-
     def __init__(self, folder: Path, *, mode: str = "ok", certificate: Path | None = None) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(_Handler, certificate)
         self.folder, self.mode, self.failed = folder, mode, 0
         self.points: dict[tuple[Any, ...], None] = {}
         self.params: dict[str, str] = {}
@@ -39,16 +38,7 @@ class Service(ThreadingHTTPServer):
         """Paths that it does not know."""
         self.released = threading.Event()
         self.lock = threading.Lock()
-        if certificate is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(certificate)
-            self.socket = context.wrap_socket(self.socket, server_side=True)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    @property
-    def port(self) -> int:
-        """Where it listens."""
-        return int(self.server_address[1])
+        self.listen()
 
     def set_mode(self, mode: str) -> None:
         """Answer so from now on; what hangs is cut off."""

@@ -14,6 +14,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,22 @@ class TellOddThings(TrainerCallback):
             with open("notes/note.txt", "w", encoding="utf-8") as file:
                 file.write("kept")
             self.trainer.log_artifacts("notes")
+
+
+def short_run(tracker: str, folder: Path, *, steps: int, close_s: float, callback: TrainerCallback) -> Trainer:
+    """Return a Trainer that reports each of its steps, and saves nothing."""
+    args = TrainingArguments(
+        str(folder),
+        report_to=tracker,
+        use_cpu=True,
+        max_steps=steps,
+        logging_steps=1,
+        save_strategy="no",
+        per_device_train_batch_size=1,
+        tracker_close_s=close_s,
+        disable_tqdm=True,
+    )
+    return Trainer(Countdown(width=3), args, datamodule=DataModule(train=torch.ones(steps, 2)), callbacks=[callback])
 
 
 def main() -> None:

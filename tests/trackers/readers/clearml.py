@@ -34,14 +34,13 @@ def read(folder: str) -> dict[str, Any]:
         tags |= set(task.get("tags") or [])
         artifacts |= {one["key"] for one in task.get("execution", {}).get("artifacts", [])}
     return {
-        "points": [[step, points[step]] for step in sorted(points)],
+        "points": points,
         "params": params,
-        "status": ends[-1][0],
         "ends": ends,
-        "groups": sorted(tags),
+        "groups": tags,
         "name": names[0],
-        "artifacts": sorted(artifacts),
-        "media": sorted(media),
+        "artifacts": artifacts,
+        "media": media,
         "runs": len(ends),
     }
 

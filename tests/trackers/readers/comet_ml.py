@@ -37,13 +37,12 @@ def read(folder: str) -> dict[str, Any]:
         ends.append([others.get("status"), others.get("error")])
         groups |= {others["group"]} if "group" in others else set()
     return {
-        "points": [[step, points[step]] for step in sorted(points)],
+        "points": points,
         "params": params,
-        "status": ends[-1][0],
         "ends": ends,
-        "groups": sorted(groups),
-        "artifacts": sorted(artifacts),
-        "media": sorted(media),
+        "groups": groups,
+        "artifacts": artifacts,
+        "media": media,
         "runs": len(keys),
         "project": ", ".join(projects),
     }

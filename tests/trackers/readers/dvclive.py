@@ -28,13 +28,12 @@ def read(folder: str) -> dict[str, Any]:
         media |= {os.path.splitext(path)[0] for path in _files(f"{place}/plots/images")}
         artifacts |= {path.removesuffix(".dvc") for path in _files(f"{place}/artifacts")} - {".gitignore"}
     return {
-        "points": [[step, points[step]] for step in sorted(points)],
+        "points": points,
         "params": params,
-        "status": ends[-1][0],
         "ends": ends,
-        "groups": sorted(groups),
-        "artifacts": sorted(artifacts),
-        "media": sorted(media),
+        "groups": groups,
+        "artifacts": artifacts,
+        "media": media,
         "runs": len(ends),
     }
 

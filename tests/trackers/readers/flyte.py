@@ -25,13 +25,13 @@ def read(folder: str) -> dict[str, Any]:
         media |= set(re.findall(r"<h3>(\w+), step", page))
     weights = glob.glob(f"{folder}/**/__cp/model.safetensors", recursive=True)
     return {
-        "points": [[step, points[step]] for step in sorted(points)],
+        "points": points,
         "params": params,
         "status": ends[-1][0] if ends else None,
         "ends": ends,
-        "groups": sorted(groups),
+        "groups": groups,
         "artifacts": ["checkpoint"] if weights else [],
-        "media": sorted(media),
+        "media": media,
         "runs": len(ends),
     }
 

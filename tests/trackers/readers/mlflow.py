@@ -35,11 +35,11 @@ def read(folder: str) -> dict[str, Any]:
     names = {run.info.run_id: run.info.run_name for run in runs}
     parents = [run.data.tags.get("mlflow.parentRunId") for run in trained]
     return {
-        "points": [[step, points[step]] for step in sorted(points)],
+        "points": points,
         "params": params,
         "metrics": {name: value for run in trained for name, value in run.data.metrics.items()},
         "status": _status(trained[-1]),
-        "artifacts": sorted(artifacts),
+        "artifacts": artifacts,
         "media": sorted(set(media)),
         "runs": len(trained),
         "ids": [run.info.run_id for run in trained],

@@ -32,13 +32,12 @@ def read(folder: str) -> dict[str, Any]:
         ends.append([values.get("finetuning/status"), values.get("finetuning/error")])
         ids.add(values.get("hftrain/run_id"))
     return {
-        "points": [[step, points[step]] for step in sorted(points)],
+        "points": points,
         "params": params,
-        "status": ends[-1][0],
         "ends": ends,
-        "groups": sorted(groups),
-        "artifacts": sorted(artifacts),
-        "media": sorted(media),
+        "groups": groups,
+        "artifacts": artifacts,
+        "media": media,
         "runs": len(ends),
         "ids": len(ids),
     }

@@ -33,13 +33,12 @@ def read(folder: str) -> dict[str, Any]:
         params |= own
         ends.append([own.get("run_status"), own.get("error")])
     return {
-        "points": [[step, points[step]] for step in sorted(points)],
+        "points": points,
         "params": params,
-        "status": ends[-1][0],
         "ends": ends,
-        "groups": sorted(groups),
-        "artifacts": sorted(artifacts),
-        "media": sorted(media),
+        "groups": groups,
+        "artifacts": artifacts,
+        "media": media,
         "runs": len(ids),
         "project": ", ".join(projects),
     }

@@ -30,13 +30,13 @@ def read(folder: str) -> dict[str, Any]:
         params |= config
         groups |= {config["_Group"]} if config.get("_Group") else set()
     return {
-        "points": [[step, points[step]] for step in sorted(points)],
+        "points": points,
         "params": params,
         "status": list(ends.values())[-1][0],
         "ends": list(ends.values()),
-        "groups": sorted(groups),
+        "groups": groups,
         "artifacts": artifacts,
-        "media": sorted(media),
+        "media": media,
         "runs": len(ends),
         "project": os.path.basename(path).removesuffix(".db"),
     }

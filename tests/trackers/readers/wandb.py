@@ -44,7 +44,7 @@ def read(folder: str) -> dict[str, Any]:
     told = [one["run"] for one in runs.values()]
     ends = [one.get("end", [None, None]) for one in runs.values()]
     return {
-        "points": [[step, points[step]] for step in sorted(points)],
+        "points": points,
         "params": found["params"],
         "metrics": found["metrics"],
         "status": ends[-1][0] if ends else None,
