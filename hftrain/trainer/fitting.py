@@ -172,8 +172,9 @@ def _run_id(trainer: Trainer, resume: Resume | None) -> str:
 
 def _remote_ids(resume: Resume | None) -> dict[str, str]:
     """Return each tracker's id of the run, as the checkpoint has it."""
-    is_known = resume is not None and resume.reader.has("run")
-    return (resume.reader.fields("run").get("remote_ids") or {}) if resume is not None and is_known else {}
+    if resume is None or not resume.reader.has("run"):
+        return {}
+    return resume.reader.fields("run").get("remote_ids") or {}
 
 
 def _runner(trainer: Trainer, resume: Resume | None, times: StepTimes | None) -> LoopRunner:
