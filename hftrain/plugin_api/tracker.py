@@ -187,6 +187,17 @@ class Tracker:
 
     # ---- the template -------------------------------------------------------------------------------
 
+    def takes(self) -> frozenset[str]:
+        """Return the types of events that a method of its own is called for; of others it need not hear."""
+        own = type(self)
+        if own.deliver is not Tracker.deliver:
+            return frozenset(_CALLS)
+        return frozenset(
+            name
+            for name, methods in _METHODS.items()
+            if any(getattr(own, method) is not getattr(Tracker, method) for method in methods)
+        )
+
     def deliver(self, event: Event, *, folder: str = "") -> None:
         """Hand an event on to the method it is for; ``folder`` is the run's, where its media and artifacts lie."""
         call = _CALLS.get(event.type)
@@ -287,4 +298,11 @@ _CALLS: dict[str, Callable[[Tracker, Event], None]] = {
     "artifact": Tracker._log_artifact,
     "checkpoint": Tracker._log_artifact,
     "finish": Tracker._finish,
+}
+_METHODS: dict[str, tuple[str, ...]] = {
+    "log": ("log",),
+    "media": ("log_media", "log_histograms"),
+    "artifact": ("log_artifact",),
+    "checkpoint": ("log_artifact",),
+    "finish": ("finish",),
 }

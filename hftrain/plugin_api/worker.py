@@ -79,6 +79,7 @@ class Delivery:
         """What the service raised last, as long as it has not taken the event since."""
         self.remote_id: str | None = None
         self._tracker = tracker
+        self._takes_types = tracker.takes()
         self._folder = os.path.dirname(spool_path)
         self._reader = SpoolReader(spool_path)
         self._spool_path = spool_path
@@ -114,7 +115,7 @@ class Delivery:
             num_own: so many at its end say what ``run`` says: a tracker that was told all before them needs none.
         """
         self._newest = last_seq
-        self._is_behind = self.cursor.seq < last_seq - num_own
+        self._is_behind = bool(self._takes_types) and self.cursor.seq < last_seq - num_own
         if not self._is_behind:
             self.cursor.seq = last_seq
         self._environment = dict(os.environ)
@@ -151,7 +152,7 @@ class Delivery:
 
     def offer(self, event: Event) -> None:
         """Hand over an event. Never waits. A process that is forked from this one hands over nothing."""
-        if os.getpid() != self._process:
+        if os.getpid() != self._process or event.type not in self._takes_types:
             return
         with self._condition:
             self._newest = event.seq

@@ -364,3 +364,35 @@ def test_an_error_that_came_from_an_outage_is_one() -> None:
     error = RuntimeError("it failed")
     error.__context__ = ConnectionRefusedError()
     assert is_outage(error)
+
+
+def test_a_tracker_is_woken_only_for_what_a_method_of_its_own_takes(tmp_path: Path) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    class Ends(Tracker):
+        def start(self, run: Run) -> str | None:
+            begun.wait()
+            return None
+
+        def finish(self, status: str, error: str | None) -> None:
+            ended.set()
+
+    spool = Spool(str(tmp_path))
+    delivery = Delivery("ends", Ends(), spool.path)
+    delivery.launch(RUN)
+    delivery.offer(spool.append("log", step=1, data={"loss": 1.0}))
+    assert delivery.num_left == 0
+    delivery.offer(spool.append("finish", step=1, data={"status": "finished", "error": None}))
+    assert delivery.num_left == 2
+    begun.set()
+    assert delivery.close(timeout_s=60)
+    assert ended.is_set()
+
+
+def test_a_tracker_that_takes_nothing_does_not_read_a_long_record_again(tmp_path: Path) -> None:
+    spool = Spool(str(tmp_path))
+    spool.append("log", step=1, data={"loss": 1.0})
+    delivery = Delivery("record", Tracker(), spool.path)
+    delivery.launch(RUN, last_seq=spool.last_seq)
+    assert delivery.num_left == 0
+    assert delivery.close(timeout_s=60)
